@@ -1,0 +1,329 @@
+"""analyze(paths) -> Analysis: the one bundle that reports, store and dashboard read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tracelens.classify import Op
+from tracelens.collectives import CollectiveSummary, CommTable, collect, summarize
+from tracelens.errors import EmptyTrace, InputError
+from tracelens.infer.facts import RankFacts, gather
+from tracelens.infer.result import Setup
+from tracelens.infer.rules import infer_setup
+from tracelens.ingest import open_trace
+from tracelens.ingest.run import RunPlan, discover
+from tracelens.links import GpuWork, link
+from tracelens.overlap import StepBreakdown, break_down
+from tracelens.phases import Passes, Phases, find_phases
+from tracelens.steps import StepMap, Steps, find_steps
+from tracelens.trace import ImportStats, Int64s, Note, Trace, TraceInfo, _freeze
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is read, bytes read, bytes in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankAnalysis:
+    """Everything measured on one rank; small, without the events themselves.
+
+    `op_ns` int64 (k, number of `Op`): summed length of each kind of GPU work per step.
+    `kernels` int64 (k,): kernels launched per step.
+    """
+
+    rank: int
+    path: str
+    info: TraceInfo
+    stats: ImportStats
+    steps: Steps
+    step_source: str
+    breakdown: StepBreakdown
+    comm: CommTable
+    passes: Passes
+    op_ns: Int64s
+    kernels: Int64s
+    facts: RankFacts
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """Where the run came from. None where the traces do not say."""
+
+    source: str
+    paths: tuple[str, ...]
+    ranks: tuple[int, ...]
+    rank_source: str
+    world_size: int | None
+    device: str | None
+    n_events: int
+    torch: str | None
+    nccl: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Means over whole steps and ranks, ns, and two ratios. None where there is nothing to share.
+
+    `overlap_ratio` is overlapped_comm / comm; `exposed_comm_pct` is the share of the wall.
+    """
+
+    n_steps: int
+    wall: float
+    compute: float
+    comm: float
+    overlapped_comm: float
+    exposed_comm: float
+    exposed_copy: float
+    idle: float
+    overlap_ratio: float | None
+    exposed_comm_pct: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankEvents:
+    """A rank's trace and what was linked in it, for a look at single events."""
+
+    trace: Trace
+    work: GpuWork
+    found: StepMap
+    phases: Phases
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A recorded run, understood.
+
+    Attributes
+    ----------
+    run : RunInfo
+    ranks : tuple of RankAnalysis
+        Ascending in rank.
+    setup : Setup
+        What was running, key by key, with evidence.
+    collective_rows : tuple of CollectiveSummary
+    summary : Summary
+    notes : tuple of Note
+        What the reader of the report should know about the input.
+    """
+
+    run: RunInfo
+    ranks: tuple[RankAnalysis, ...]
+    setup: Setup
+    collective_rows: tuple[CollectiveSummary, ...]
+    summary: Summary
+    notes: tuple[Note, ...]
+    plan: RunPlan
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row a rank and step, times in ms."""
+        from tracelens.frames import steps_frame
+
+        return steps_frame(self)
+
+    @property
+    def collectives(self) -> pd.DataFrame:
+        """One row a kind, phase, group and type: means per step and rank, times in ms."""
+        from tracelens.frames import collectives_frame
+
+        return collectives_frame(self)
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """Exposed communication and other losses, largest first, ms per step."""
+        from tracelens.frames import findings_frame
+
+        return findings_frame(self)
+
+    def open_rank(self, rank: int) -> RankEvents:
+        """Read one rank's file again and link it.
+
+        Raises
+        ------
+        InputError
+            If the run has no such rank.
+        """
+        for r in self.ranks:
+            if r.rank == rank:
+                return _look(open_trace(r.path))
+        have = ", ".join(str(r.rank) for r in self.ranks)
+        raise InputError(f"the run has no rank {rank}", hint=f"ranks read: {have}")
+
+    def events(self, rank: int | None = None) -> pd.DataFrame:
+        """All events of one rank (the first by default), with step, phase and meaning."""
+        from tracelens.frames import events_frame
+
+        return events_frame(self.open_rank(self.ranks[0].rank if rank is None else rank))
+
+    def report(self, *, width: int = 100) -> str:
+        """The terminal report as plain text."""
+        from tracelens.report.terminal import render_text
+
+        return render_text(self, width=width)
+
+    def to_json(self) -> dict[str, object]:
+        """The report as the documented JSON structure (``format`` 1)."""
+        from tracelens.report.json import to_json
+
+        return to_json(self)
+
+    def _repr_html_(self) -> str:
+        from tracelens.report.notebook import to_html
+
+        return to_html(self)
+
+
+def analyze(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    ranks: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Analyse a recorded run.
+
+    Parameters
+    ----------
+    paths : path or sequence of paths
+        Trace files, or folders with one file a rank.
+    ranks : sequence of int, optional
+        Read these ranks only.
+    progress : callable, optional
+        See `Progress`.
+
+    Returns
+    -------
+    Analysis
+
+    Raises
+    ------
+    InputError
+        If nothing usable was found; names what was.
+
+    Examples
+    --------
+    >>> import tracelens
+    >>> a = tracelens.analyze("sample_traces/zero2_accumulation")  # doctest: +SKIP
+    >>> a.setup["zero_stage"].value  # doctest: +SKIP
+    2
+    """
+    many = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    plan = discover(many).select(ranks)
+    done: list[RankAnalysis] = []
+    notes: list[Note] = list(plan.notes)
+    total, before = sum(f.bytes for f in plan.files), 0
+    for f in plan.files:
+        tick = None
+        if progress is not None:
+            tick = _tick(progress, os.path.basename(f.path), before, total)
+        try:
+            trace = open_trace(f.path, progress=tick)
+        except InputError as e:
+            if len(plan.files) == 1:
+                raise
+            notes.append(Note("unreadable_file", 1, f"rank {f.rank} is left out: {e}"))
+            continue
+        done.append(analyze_rank(trace, f.rank))
+        before += f.bytes
+    if not done:
+        raise InputError("no rank of the run could be read", hint="\n".join(n.text for n in notes))
+    return _assemble(plan, tuple(done), notes)
+
+
+def _tick(progress: Progress, what: str, before: int, total: int) -> Callable[[int, int], None]:
+    def tick(read: int, _: int) -> None:
+        progress(what, before + read, total)
+
+    return tick
+
+
+def _look(trace: Trace) -> RankEvents:
+    work = link(trace)
+    found = find_steps(trace, work)
+    return RankEvents(trace, work, found, find_phases(trace, work, found))
+
+
+def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
+    """Measure one rank: links, steps, phases, breakdown, collectives, facts for the inference."""
+    if not len(trace.slices):
+        raise EmptyTrace(f"{trace.info.path}: no events", hint="was anything recorded?")
+    seen = _look(trace)
+    work, found = seen.work, seen.found
+    comm = collect(trace, work, found, seen.phases)
+    inside = found.of_work >= 0
+    op_ns = np.zeros((len(found.steps), len(Op)), np.int64)
+    np.add.at(
+        op_ns,
+        (found.of_work[inside], work.op[inside].astype(np.int64)),
+        (work.end_ns - work.start_ns)[inside],
+    )
+    return RankAnalysis(
+        rank=rank,
+        path=trace.info.path,
+        info=trace.info,
+        stats=trace.stats,
+        steps=found.steps,
+        step_source=found.source,
+        breakdown=break_down(work, found.steps),
+        comm=comm,
+        passes=seen.phases.passes,
+        op_ns=op_ns,
+        kernels=np.bincount(found.of_work[inside], minlength=len(found.steps)),
+        facts=gather(trace, seen.work, seen.found, seen.phases, comm),
+    )
+
+
+def _assemble(plan: RunPlan, ranks: tuple[RankAnalysis, ...], notes: list[Note]) -> Analysis:
+    info = ranks[0].info
+    world = {r.info.world_size for r in ranks if r.info.world_size is not None}
+    for r in ranks:
+        notes += [Note(n.code, n.count, f"rank {r.rank}: {n.text}") for n in r.stats.notes]
+    run = RunInfo(
+        source=info.source,
+        paths=tuple(r.path for r in ranks),
+        ranks=tuple(r.rank for r in ranks),
+        rank_source=plan.files[0].rank_source,
+        world_size=world.pop() if len(world) == 1 else None,
+        device=info.devices[0] if info.devices else None,
+        n_events=sum(r.stats.events_read for r in ranks),
+        torch=info.torch,
+        nccl=info.nccl,
+    )
+    whole = [r.steps.complete for r in ranks]
+    return Analysis(
+        run=run,
+        ranks=ranks,
+        setup=infer_setup(tuple(r.facts for r in ranks), run.world_size),
+        collective_rows=summarize([r.comm for r in ranks], whole),
+        summary=_summarize(ranks),
+        notes=tuple(notes),
+        plan=plan,
+    )
+
+
+def _summarize(ranks: Sequence[RankAnalysis]) -> Summary:
+    """Means over the whole steps of all ranks; over all steps where none is whole."""
+    any_whole = any(r.steps.complete.any() for r in ranks)
+    use = [r.steps.complete if any_whole else np.ones(len(r.steps), bool) for r in ranks]
+
+    def mean(column: str) -> float:
+        parts = [getattr(r.breakdown, column)[u] for r, u in zip(ranks, use, strict=True)]
+        return float(np.concatenate(parts).mean())
+
+    columns = ("wall", "compute", "comm", "overlapped_comm", "exposed_comm", "exposed_copy", "idle")
+    means = {c: mean(c) for c in columns}
+    return Summary(
+        n_steps=sum(int(u.sum()) for u in use),
+        **means,
+        overlap_ratio=means["overlapped_comm"] / means["comm"] if means["comm"] else None,
+        exposed_comm_pct=100 * means["exposed_comm"] / means["wall"] if means["wall"] else None,
+    )

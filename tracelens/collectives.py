@@ -1,0 +1,296 @@
+"""The communication of one rank, a row a kernel, and its summary over ranks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracelens.classify import Op
+from tracelens.intervals import clip_lengths
+from tracelens.links import GpuWork, TrackSpans
+from tracelens.overlap import compute_spans
+from tracelens.phases import Phases
+from tracelens.steps import StepMap
+from tracelens.trace import Bools, Int8s, Int32s, Int64s, Kind, Trace, _freeze
+
+#: Short name and bytes of an element, by c10d's and NCCL's names (NCCL src/device/generate.py 2.28;
+#: NCCL <= 2.18 kernel names end in the C type).
+DTYPES: dict[str, tuple[str, int]] = {
+    "bfloat16": ("bf16", 2), "bf16": ("bf16", 2), "__nv_bfloat16": ("bf16", 2),
+    "half": ("fp16", 2), "float16": ("fp16", 2), "f16": ("fp16", 2),
+    "float": ("fp32", 4), "float32": ("fp32", 4), "f32": ("fp32", 4),
+    "double": ("fp64", 8), "float64": ("fp64", 8), "f64": ("fp64", 8),
+    "byte": ("u8", 1), "uint8": ("u8", 1), "u8": ("u8", 1), "uint8_t": ("u8", 1),
+    "char": ("i8", 1), "int8": ("i8", 1), "i8": ("i8", 1), "int8_t": ("i8", 1),
+    "short": ("i16", 2), "int": ("i32", 4), "i32": ("i32", 4), "int32_t": ("i32", 4),
+    "u32": ("u32", 4), "uint32_t": ("u32", 4), "u64": ("u64", 8), "uint64_t": ("u64", 8),
+    "long": ("i64", 8), "i64": ("i64", 8), "int64_t": ("i64", 8), "bool": ("bool", 1),
+    "float8_e4m3fn": ("f8", 1), "f8e4m3": ("f8", 1), "float8_e5m2": ("f8", 1), "f8e5m2": ("f8", 1),
+}  # fmt: skip
+
+_NCCL_DTYPE = re.compile(
+    r"_(?:Sum|Prod|MinMax|Max|Min|PreMulSum|SumPostDiv)_"
+    r"(u8|i8|i32|u32|i64|u64|f16|f32|f64|bf16|f8e4m3|f8e5m2|"
+    r"__nv_bfloat16|half|float|double|u?int(?:8|32|64)_t)",
+    re.IGNORECASE,
+)
+
+#: NCCL kernels that only move bytes print a fixed type in their names, whatever they carry.
+_TYPELESS = frozenset({Op.ALL_GATHER, Op.BROADCAST, Op.P2P, Op.P2P_OR_ALL_TO_ALL, Op.ALL_TO_ALL})
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A communicator: its recorded name, description, size (-1 unknown) and ranks (text)."""
+
+    name: str
+    description: str
+    size: int
+    ranks: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommTable:
+    """Communication of one rank: one row a kernel (or peer copy), ascending in start.
+
+    Attributes
+    ----------
+    work : int64 (m,)
+        Row of `GpuWork`.
+    start_ns, end_ns : int64 (m,)
+    exposed_ns : int64 (m,)
+        Part of the row in which no compute kernel runs.
+    kind : int8 (m,)
+        `Op`.
+    step, micro : int32 (m,)
+        Step row and micro-step; -1 outside or unknown.
+    phase : int8 (m,)
+        `Phase`; -1 unknown.
+    in_nelems, out_nelems, bytes : int64 (m,)
+        Message as recorded; `bytes` is the larger side, which is nccl-tests' "size". -1 unknown.
+    dtype : int8 (m,)
+        Index into `dtypes`; -1 unknown.
+    group : int32 (m,)
+        Index into `groups`; -1 unknown.
+    stream : int32 (m,)
+    host_ns : int64 (m,)
+        Start of the launching call; -1 unknown.
+    in_hook : bool (m,)
+        Launched inside ``torch::autograd::AccumulateGrad``: a post-accumulate-grad hook.
+    in_backward_node : bool (m,)
+        Launched while an autograd node ran on that thread.
+    dtypes : tuple of str
+    groups : tuple of Group
+    """
+
+    work: Int64s
+    start_ns: Int64s
+    end_ns: Int64s
+    exposed_ns: Int64s
+    kind: Int8s
+    step: Int32s
+    micro: Int32s
+    phase: Int8s
+    in_nelems: Int64s
+    out_nelems: Int64s
+    bytes: Int64s
+    dtype: Int8s
+    group: Int32s
+    stream: Int32s
+    host_ns: Int64s
+    in_hook: Bools
+    in_backward_node: Bools
+    dtypes: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+
+    def __len__(self) -> int:
+        return len(self.work)
+
+    @property
+    def dur_ns(self) -> Int64s:
+        """Length of each row, ns: waiting for other ranks included."""
+        return self.end_ns - self.start_ns
+
+    @property
+    def nelems(self) -> Int64s:
+        """The larger side of each message, elements; -1 unknown."""
+        return np.maximum(self.in_nelems, self.out_nelems)
+
+
+def normal_dtype(name: str) -> tuple[str, int]:
+    """Short name and element size of a recorded type; ``("", 0)`` if unknown.
+
+    Examples
+    --------
+    >>> normal_dtype("BFloat16"), normal_dtype("c10::Half")
+    (('bf16', 2), ('fp16', 2))
+    """
+    return DTYPES.get(name.removeprefix("c10::").removeprefix("at::").lower(), ("", 0))
+
+
+def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> CommTable:
+    """Tabulate the communication of a trace."""
+    from tracelens.steps import EVALUATE
+
+    s, c = trace.slices, trace.collectives
+    rows = np.flatnonzero(work.comm)
+    call = work.call[rows]
+    has = call >= 0
+    dtype, dtypes, size = _dtypes(trace, work, rows)
+    group, groups = _groups(trace, call)
+
+    def recorded(column: Int64s) -> Int64s:
+        return np.where(has, column[call], -1) if len(column) else np.full(len(rows), -1)
+
+    n_in, n_out = recorded(c.in_nelems), recorded(c.out_nelems)
+    largest = np.maximum(n_in, n_out)
+    launch, host_ns = work.launch[rows], work.launch_ns[rows]
+    track = np.where(launch >= 0, s.track[launch], -1).astype(np.int32)
+    accumulate = trace.rows(Kind.CPU_OP, trace.names_where(["torch::autograd::AccumulateGrad"]))
+    evaluate = trace.rows(Kind.CPU_OP, trace.names_starting(EVALUATE))
+    start, end = work.start_ns[rows], work.end_ns[rows]
+    return CommTable(
+        work=rows,
+        start_ns=start,
+        end_ns=end,
+        exposed_ns=end - start - clip_lengths(compute_spans(work), start, end),
+        kind=np.where(work.op[rows] == Op.COPY_P2P, np.int8(Op.P2P), work.op[rows]).astype(np.int8),
+        step=found.of_work[rows],
+        micro=phases.micro[rows],
+        phase=phases.phase[rows],
+        in_nelems=n_in,
+        out_nelems=n_out,
+        bytes=np.where((largest >= 0) & (size > 0), largest * size, s.bytes[work.row[rows]]),
+        dtype=dtype,
+        group=group,
+        stream=work.stream[rows],
+        host_ns=host_ns,
+        in_hook=(track >= 0) & TrackSpans(s, accumulate).contain(track, host_ns),
+        in_backward_node=(track >= 0) & TrackSpans(s, evaluate).contain(track, host_ns),
+        dtypes=dtypes,
+        groups=groups,
+    )
+
+
+def _dtypes(trace: Trace, work: GpuWork, rows: Int64s) -> tuple[Int8s, tuple[str, ...], Int64s]:
+    """Element type of each row: as recorded, else from the NCCL kernel's name."""
+    names = tuple(dict.fromkeys(short for short, _ in DTYPES.values()))
+    sizes = np.array([dict(DTYPES.values())[n] for n in names] + [0], np.int64)
+    code = {name: i for i, name in enumerate(names)}
+    result = np.full(len(rows), -1, np.int8)
+    kernel_name = trace.slices.name[work.row[rows]]
+    for i in np.unique(kernel_name).tolist():
+        found = _NCCL_DTYPE.search(trace.strings[i])
+        if found:
+            result[kernel_name == i] = code[normal_dtype(found.group(1))[0]]
+    result[np.isin(work.op[rows], np.array(sorted(_TYPELESS), np.int8))] = -1
+    call = work.call[rows]
+    recorded = (
+        np.where(call >= 0, trace.collectives.dtype[call], -1)
+        if len(trace.collectives)
+        else np.full(len(rows), -1)
+    )
+    for i in np.unique(recorded[recorded >= 0]).tolist():
+        short = normal_dtype(trace.strings[i])[0]
+        if short:
+            result[recorded == i] = code[short]
+    return result, names, sizes[result]
+
+
+def _groups(trace: Trace, call: Int64s) -> tuple[Int32s, tuple[Group, ...]]:
+    c = trace.collectives
+    result = np.full(len(call), -1, np.int32)
+    groups: list[Group] = []
+    if not len(c):
+        return result, ()
+
+    def text(code: int) -> str:
+        return trace.strings[code] if code >= 0 else ""
+
+    keys = np.stack([c.group, c.group_desc, c.group_size, c.ranks], axis=1)[call]
+    keys[call < 0] = -1
+    for key in np.unique(keys, axis=0).tolist():
+        if key == [-1, -1, -1, -1]:
+            continue
+        result[(keys == key).all(axis=1)] = len(groups)
+        groups.append(Group(text(key[0]), text(key[1]), key[2], text(key[3])))
+    return result, tuple(groups)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveSummary:
+    """Collectives of one kind, phase, group and type: means per step and rank over whole steps.
+
+    `wait_ns`, `transfer_ns` and the bandwidths need all ranks and are None until they are known.
+    """
+
+    kind: str
+    phase: str | None
+    group: str | None
+    group_size: int | None
+    dtype: str | None
+    count_per_step: float
+    bytes_per_step: float | None
+    total_ns: float
+    exposed_ns: float
+    wait_ns: float | None = None
+    transfer_ns: float | None = None
+    algbw_gbps: float | None = None
+    busbw_gbps: float | None = None
+
+
+def summarize(
+    tables: Sequence[CommTable], whole_steps: Sequence[Bools]
+) -> tuple[CollectiveSummary, ...]:
+    """Summarise the collectives of whole steps, longest total first.
+
+    Parameters
+    ----------
+    tables : sequence of CommTable
+        One a rank.
+    whole_steps : sequence of bool (k,)
+        Which steps of each rank count.
+    """
+    from tracelens.phases import Phase
+
+    sums: dict[tuple[object, ...], list[float]] = {}
+    n_steps = 0
+    for table, whole in zip(tables, whole_steps, strict=True):
+        n_steps += int(whole.sum())
+        on = np.flatnonzero((table.step >= 0) & whole[np.maximum(table.step, 0)])
+        columns = (table.kind, table.phase, table.group, table.dtype)
+        keys = np.stack([col[on].astype(np.int64) for col in columns], axis=1)
+        for key in np.unique(keys, axis=0).tolist():
+            hit = on[(keys == key).all(axis=1)]
+            group = table.groups[key[2]] if key[2] >= 0 else None
+            label = (
+                Op(key[0]).label,
+                Phase(key[1]).label if key[1] >= 0 else None,
+                (group.description or group.name) if group else None,
+                group.size if group and group.size >= 0 else None,
+                table.dtypes[key[3]] if key[3] >= 0 else None,
+            )
+            known = bool((table.bytes[hit] >= 0).all())
+            row = sums.setdefault(label, [0.0, 0.0, 0.0, 0.0, 1.0])
+            row[0] += len(hit)
+            row[1] += float(table.bytes[hit].sum()) if known else 0.0
+            row[2] += float(table.dur_ns[hit].sum())
+            row[3] += float(table.exposed_ns[hit].sum())
+            row[4] *= float(known)
+    out = [
+        CollectiveSummary(
+            *label,  # type: ignore[arg-type]
+            count_per_step=row[0] / n_steps,
+            bytes_per_step=row[1] / n_steps if row[4] else None,
+            total_ns=row[2] / n_steps,
+            exposed_ns=row[3] / n_steps,
+        )
+        for label, row in sums.items()
+    ]
+    return tuple(sorted(out, key=lambda r: -r.total_ns))

@@ -1,0 +1,152 @@
+"""Forward, backward and step phases, and micro-steps, from the host's autograd activity."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracelens.classify import Op, classify_call
+from tracelens.links import GpuWork
+from tracelens.steps import EVALUATE, OPTIMIZER_STEP, StepMap, forward_marks
+from tracelens.thresholds import SCALAR_NELEMS
+from tracelens.trace import Int8s, Int32s, Int64s, Kind, Trace, _freeze
+
+
+class Phase(enum.IntEnum):
+    """Part of a training step."""
+
+    FORWARD = 0
+    BACKWARD = 1  #: autograd, and the gradient reduction that follows it
+    STEP = 2  #: optimizer: norms, update, parameter gathering
+
+    @property
+    def label(self) -> str:
+        """The name in reports."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """One row a backward pass, ascending in time.
+
+    `start_ns`, `end_ns` int64: first to last autograd node on the host. `step` int32: step row.
+    `nodes` and `accumulate` int64: autograd nodes, and gradient accumulations, that ran.
+    """
+
+    start_ns: Int64s
+    end_ns: Int64s
+    step: Int32s
+    nodes: Int64s
+    accumulate: Int64s
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Where in its step every GPU work row belongs.
+
+    `phase` int8 (n,): `Phase`, -1 unknown; `micro` int32 (n,): micro-step within the step, -1
+    unknown; `passes`: the backward passes they were read from.
+    """
+
+    phase: Int8s
+    micro: Int32s
+    passes: Passes
+
+
+def find_phases(trace: Trace, work: GpuWork, found: StepMap) -> Phases:
+    """Phase and micro-step of all GPU work, by the time of its launch.
+
+    Without autograd nodes on the host the phases are unknown, unless host ops show that there is
+    no backward pass at all: then everything is forward.
+    """
+    marks = forward_marks(trace)
+    passes = find_passes(trace, found, marks)
+    n = len(work)
+    phase = np.full(n, -1, np.int8)
+    micro = np.full(n, -1, np.int32)
+    known = (work.launch_ns >= 0) & (found.of_work >= 0)
+    if not len(passes):
+        if len(marks):
+            phase[known] = Phase.FORWARD
+            micro[known] = 0
+        return Phases(phase, micro, passes)
+    edges, label, index = _timeline(trace, found, marks, passes)
+    at = np.searchsorted(edges, work.launch_ns[known], "right") - 1
+    phase[known] = np.where(at >= 0, label[np.maximum(at, 0)], Phase.FORWARD)
+    micro[known] = np.where(at >= 0, index[np.maximum(at, 0)], 0)
+    return Phases(phase, micro, passes)
+
+
+def find_passes(trace: Trace, found: StepMap, marks: Int64s) -> Passes:
+    """Backward passes: runs of autograd nodes with no forward op of the main thread between."""
+    s = trace.slices
+    rows = trace.rows(Kind.CPU_OP, trace.names_starting(EVALUATE))
+    start, end = s.ts_ns[rows], s.end_ns[rows]
+    is_accumulate = np.array(
+        [trace.strings[i].endswith("AccumulateGrad") for i in s.name[rows]], bool
+    )
+    seen = np.searchsorted(marks, start, "left")
+    head = np.flatnonzero(np.concatenate(([True], seen[1:] != seen[:-1]))) if len(rows) else rows
+    if not len(head):
+        none = np.empty(0, np.int64)
+        return Passes(none, none.copy(), none.astype(np.int32), none.copy(), none.copy())
+    first = start[head]
+    step = np.searchsorted(found.steps.host_start_ns, first, "right") - 1
+    step = np.where(first < found.steps.host_end_ns[np.maximum(step, 0)], step, -1)
+    return Passes(
+        start_ns=first,
+        end_ns=np.maximum.reduceat(end, head),
+        step=step.astype(np.int32),
+        nodes=np.diff(np.append(head, len(rows))),
+        accumulate=np.add.reduceat(is_accumulate.astype(np.int64), head),
+    )
+
+
+def _timeline(
+    trace: Trace, found: StepMap, marks: Int64s, passes: Passes
+) -> tuple[Int64s, Int8s, Int32s]:
+    """Edges on the host timeline and what begins there: (edge, phase, micro-step)."""
+    steps = found.steps
+    rows: list[tuple[int, int, int]] = []
+    optimizer = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
+    optimizer_ns = trace.slices.ts_ns[optimizer]
+    reductions = _gradient_reductions(trace)
+    for k in range(len(steps)):
+        begin, stop = int(steps.host_start_ns[k]), int(steps.host_end_ns[k])
+        mine = np.flatnonzero(passes.step == k)
+        rows.append((begin, Phase.FORWARD, 0))
+        for i, p in enumerate(mine.tolist()):
+            done = int(passes.end_ns[p])
+            last = i + 1 == len(mine)
+            later = optimizer_ns if last else marks
+            at = int(np.searchsorted(later, done, "left"))
+            limit = min(int(later[at]), stop) if at < len(later) else stop
+            late = reductions[(reductions >= done) & (reductions < limit)]
+            edge = int(late[-1]) + 1 if len(late) else done
+            rows.append((int(passes.start_ns[p]), Phase.BACKWARD, i))
+            rows.append((edge, Phase.STEP, i) if last else (edge, Phase.FORWARD, i + 1))
+    rows.sort()
+    table = np.array(rows, np.int64)
+    return table[:, 0], table[:, 1].astype(np.int8), table[:, 2].astype(np.int32)
+
+
+def _gradient_reductions(trace: Trace) -> Int64s:
+    """End times of host calls that reduce more than a scalar, ascending, ns.
+
+    Between the last autograd node and the optimizer these are the rest of the gradients (the
+    last bucket of ZeRO-1 and 2, everything at stage 0 and at stage 1 without overlap).
+    """
+    s, c = trace.slices, trace.collectives
+    kind = {i: classify_call(trace.strings[i]) for i in np.unique(c.call).tolist() if i >= 0}
+    reduces = {i for i, op in kind.items() if op in (Op.ALL_REDUCE, Op.REDUCE, Op.REDUCE_SCATTER)}
+    hit = np.isin(c.call, np.array(sorted(reduces), np.int32)) & (c.in_nelems > SCALAR_NELEMS)
+    rows = c.row[hit]
+    return np.sort(s.end_ns[rows[s.kind[rows] == Kind.CPU_OP]])
