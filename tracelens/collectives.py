@@ -245,6 +245,9 @@ class CollectiveSummary:
     busbw_gbps: float | None = None
 
 
+_LABELS = ("kind", "phase", "group", "group_size", "dtype")
+
+
 def summarize(
     tables: Sequence[CommTable], whole_steps: Sequence[Bools]
 ) -> tuple[CollectiveSummary, ...]:
@@ -285,7 +288,7 @@ def summarize(
             row[4] *= float(known)
     out = [
         CollectiveSummary(
-            *label,  # type: ignore[arg-type]
+            **dict(zip(_LABELS, label, strict=True)),  # type: ignore[arg-type]
             count_per_step=row[0] / n_steps,
             bytes_per_step=row[1] / n_steps if row[4] else None,
             total_ns=row[2] / n_steps,

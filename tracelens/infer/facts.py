@@ -1,0 +1,331 @@
+"""The facts of one rank that the inference rules read: counted once, small, no events kept."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from tracelens.classify import Op, is_compute
+from tracelens.collectives import CommTable
+from tracelens.links import GpuWork, TrackSpans
+from tracelens.phases import Passes, Phase, Phases
+from tracelens.steps import EVALUATE, OPTIMIZER_STEP, StepMap
+from tracelens.trace import Bools, Int64s, Kind, ProcessGroup, Trace
+
+#: Python frames (with_stack) that name a framework; all others are forgotten.
+_TELLING_FRAME = re.compile(r"deepspeed/|nn\.Module: DeepSpeed|megatron/|nn\.Module: FullySharded")
+
+#: Composite ops that only a forward pass runs: a backward node never calls them.
+FORWARD_ONLY = frozenset(
+    {
+        "aten::linear",
+        "aten::scaled_dot_product_attention",
+        "aten::layer_norm",
+        "aten::rms_norm",
+        "aten::embedding",
+        "aten::conv2d",
+        "aten::dropout",
+        "aten::silu",
+        "aten::gelu",
+        "LinearFunctionForZeroStage3",
+    }
+)
+
+_ATTENTION_FORWARD = re.compile(r"fprop|flash_fwd|fmha_cutlassF|fwd_kernel|attn_fwd", re.I)
+_ATTENTION_BACKWARD = re.compile(
+    r"bprop|flash_bwd.*(?<!convert)kernel|fmha_cutlassB|bwd_kernel|attn_bwd", re.I
+)
+_SIZE = re.compile(r'^\["\[(\d+)\]","(\d*)"')
+_TYPES = (
+    (re.compile(r"c10::BFloat16|bf16|bfloat16", re.I), "bf16"),
+    (re.compile(r"c10::Half|\b__half\b|fp16", re.I), "fp16"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """A flat buffer allocated inside a gradient hook: backward pass, elements, type code, time."""
+
+    backward: int
+    nelems: int
+    dtype: str
+    ts_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankFacts:
+    """What the rules need to know of one rank.
+
+    Attributes
+    ----------
+    rank, world_size, groups, shapes_recorded : from the file's own description
+    has_host_ops : bool
+        Whether torch operators were recorded (not only GPU work and runtime calls).
+    names : mapping of host op, annotation and telling frame name to count
+    comm : CommTable
+    whole : bool (k,)
+        Whole steps; all steps where none is whole.
+    passes : Passes
+    compute_stream : int
+        Stream with most GEMM and attention time, else most compute; -1 without compute.
+    allocations : flat buffers allocated inside gradient hooks, ascending in time
+    gemm_types : mapping of operand type to number of matrix products (record_shapes)
+    weights : sizes of two-dimensional operands of matrix products, elements
+    copy_bytes : mapping of (phase, direction) to bytes per whole step; directions h2d and d2h
+    optimizer_kernels : compute kernels launched inside optimizer ranges, per whole step
+    optimizer_ns : int64 (k, 2)
+        First and last optimizer kernel (GPU start time) of each step; -1 without.
+    model_ns : int64 (k,)
+        Start of the last GEMM or attention kernel before the first optimizer kernel; -1 without.
+    recomputed, forwarded : forward-only ops inside backward nodes, and outside
+    attention : attention kernels (forward, backward) by name
+    kernel_repeats : greatest common divisor of the model kernels' per-step counts; 0 unknown
+    kernel_types : mapping of type to ns of compute kernels whose names tell it
+    syncs : mapping of synchronising runtime call to count in whole steps
+    """
+
+    rank: int
+    world_size: int | None
+    groups: tuple[ProcessGroup, ...]
+    shapes_recorded: bool
+    has_host_ops: bool
+    names: dict[str, int]
+    comm: CommTable
+    whole: Bools
+    passes: Passes
+    compute_stream: int
+    allocations: tuple[Allocation, ...]
+    gemm_types: dict[str, int]
+    weights: frozenset[int]
+    copy_bytes: dict[tuple[str, str], float]
+    optimizer_kernels: float
+    optimizer_ns: Int64s
+    model_ns: Int64s
+    recomputed: int
+    forwarded: int
+    attention: tuple[int, int]
+    kernel_repeats: int
+    kernel_types: dict[str, int]
+    syncs: dict[str, int]
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps that count."""
+        return int(self.whole.sum())
+
+    def has(self, *names: str) -> bool:
+        """Whether any of these host names occurs."""
+        return any(n in self.names for n in names)
+
+    def starting(self, *prefixes: str) -> dict[str, int]:
+        """Host names with one of the prefixes, and their counts."""
+        return {n: c for n, c in self.names.items() if n.startswith(prefixes)}
+
+
+def gather(
+    trace: Trace, work: GpuWork, found: StepMap, phases: Phases, comm: CommTable
+) -> RankFacts:
+    """Count the facts of one rank."""
+    s = trace.slices
+    whole = found.steps.complete
+    whole = whole if whole.any() else np.ones(len(whole), bool)
+    counted = (found.of_work >= 0) & whole[np.maximum(found.of_work, 0)]
+    optimizer_ns, model_ns = _order(work, found)
+    recomputed, forwarded = _recomputation(trace)
+    types, weights = _operands(trace)
+    return RankFacts(
+        rank=trace.info.rank if trace.info.rank is not None else -1,
+        world_size=trace.info.world_size,
+        groups=trace.info.groups,
+        shapes_recorded=len(trace.shapes) > 0,
+        has_host_ops=bool((s.kind == Kind.CPU_OP).any()),
+        names=_names(trace),
+        comm=comm,
+        whole=whole,
+        passes=phases.passes,
+        compute_stream=_compute_stream(work),
+        allocations=_allocations(trace, phases.passes),
+        gemm_types=types,
+        weights=weights,
+        copy_bytes=_copies(trace, work, phases, counted, int(whole.sum())),
+        optimizer_kernels=_optimizer_kernels(trace, work, counted) / int(whole.sum()),
+        optimizer_ns=optimizer_ns,
+        model_ns=model_ns,
+        recomputed=recomputed,
+        forwarded=forwarded,
+        attention=_attention(trace, work, counted),
+        kernel_repeats=_repeats(trace, work, found, whole),
+        kernel_types=_kernel_types(trace, work, counted),
+        syncs=_syncs(trace, found, whole),
+    )
+
+
+def _names(trace: Trace) -> dict[str, int]:
+    s = trace.slices
+    host = (s.kind == Kind.CPU_OP) | (s.kind == Kind.ANNOTATION)
+    count = np.bincount(s.name[host], minlength=len(trace.strings))
+    names = {trace.strings[i]: int(count[i]) for i in np.flatnonzero(count)}
+    frames = np.bincount(s.name[s.kind == Kind.PYTHON], minlength=len(trace.strings))
+    for i in np.flatnonzero(frames).tolist():
+        if _TELLING_FRAME.search(trace.strings[i]):
+            names[trace.strings[i]] = names.get(trace.strings[i], 0) + int(frames[i])
+    return names
+
+
+def _compute_stream(work: GpuWork) -> int:
+    for on in (np.isin(work.op, (Op.GEMM, Op.ATTENTION)), is_compute(work.op)):
+        if on.any():
+            streams, inverse = np.unique(work.stream[on], return_inverse=True)
+            busy = np.bincount(inverse, weights=(work.end_ns - work.start_ns)[on])
+            return int(streams[busy.argmax()])
+    return -1
+
+
+def _allocations(trace: Trace, passes: Passes) -> tuple[Allocation, ...]:
+    """One-dimensional ``aten::empty`` calls inside ``torch::autograd::AccumulateGrad``.
+
+    DeepSpeed's setup_buckets allocates the reduction bucket there, at the first hook of a backward
+    (runtime/zero/stage_1_and_2.py, setup_buckets, 0.19.8).
+    """
+    s, shapes = trace.slices, trace.shapes
+    empty = trace.names_where(["aten::empty"])
+    hook = trace.rows(Kind.CPU_OP, trace.names_where(["torch::autograd::AccumulateGrad"]))
+    on = np.flatnonzero(np.isin(s.name[shapes.row], empty) & (shapes.concrete >= 0))
+    row = shapes.row[on]
+    inside = TrackSpans(s, hook).contain(s.track[row], s.ts_ns[row])
+    result = []
+    for k in on[inside].tolist():
+        size = _SIZE.match(trace.strings[shapes.concrete[k]])
+        if size:
+            at = int(s.ts_ns[shapes.row[k]])
+            backward = int(np.searchsorted(passes.start_ns, at, "right")) - 1
+            result.append(Allocation(backward, int(size.group(1)), size.group(2), at))
+    return tuple(result)
+
+
+def _operands(trace: Trace) -> tuple[dict[str, int], frozenset[int]]:
+    """Types of matrix products and sizes of their two-dimensional operands."""
+    s, shapes = trace.slices, trace.shapes
+    products = trace.names_where(["aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"])
+    types: Counter[str] = Counter()
+    weights: set[int] = set()
+    on = np.isin(s.name[shapes.row], products)
+    for code, count in zip(*np.unique(shapes.types[on], return_counts=True), strict=True):
+        names = msgspec.json.decode(trace.strings[code]) if code >= 0 else []
+        tensor = [str(n) for n in names if "::" in str(n) or n in ("float", "double")]
+        if tensor:
+            types[tensor[-1]] += int(count)
+    sized = on | np.isin(s.name[shapes.row], trace.names_where(["aten::linear", "aten::embedding"]))
+    for code in np.unique(shapes.dims[sized]).tolist():
+        for dims in msgspec.json.decode(trace.strings[code]) if code >= 0 else []:
+            if len(dims) == 2 and all(isinstance(d, int) for d in dims):
+                weights.add(dims[0] * dims[1])
+    return dict(types), frozenset(weights)
+
+
+def _copies(
+    trace: Trace, work: GpuWork, phases: Phases, counted: Bools, n_steps: int
+) -> dict[tuple[str, str], float]:
+    size = trace.slices.bytes[work.row]
+    result = {}
+    for direction, op in (("h2d", Op.COPY_H2D), ("d2h", Op.COPY_D2H)):
+        for label, code in ((p.label, int(p)) for p in Phase):
+            on = counted & (work.op == op) & (phases.phase == code) & (size > 0)
+            result[label, direction] = float(size[on].sum()) / n_steps
+        on = counted & (work.op == op) & (size > 0)
+        result["all", direction] = float(size[on].sum()) / n_steps
+    return result
+
+
+def _optimizer_kernels(trace: Trace, work: GpuWork, counted: Bools) -> int:
+    """Compute kernels launched inside an optimizer range."""
+    s = trace.slices
+    ranges = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
+    on = np.flatnonzero(counted & is_compute(work.op) & (work.launch >= 0))
+    track = s.track[work.launch[on]]
+    return int(TrackSpans(s, ranges).contain(track, work.launch_ns[on]).sum())
+
+
+def _order(work: GpuWork, found: StepMap) -> tuple[Int64s, Int64s]:
+    """First and last optimizer kernel, and last model kernel before it, of each step."""
+    k = len(found.steps)
+    optimizer_ns, model_ns = np.full((k, 2), -1, np.int64), np.full(k, -1, np.int64)
+    for i in range(k):
+        mine = found.of_work == i
+        update = work.start_ns[mine & (work.op == Op.OPTIMIZER)]
+        model = work.start_ns[mine & np.isin(work.op, (Op.GEMM, Op.ATTENTION))]
+        if len(update):
+            # a foreach kernel may run before the model (zeroing gradients): the optimizer is
+            # what runs after the last matrix product
+            late = update[update > (model[-1] if len(model) else -1)]
+            update = late if len(late) else update
+            optimizer_ns[i] = update[0], update[-1]
+            model = model[model < update[0]]
+        if len(model):
+            model_ns[i] = model[-1]
+    return optimizer_ns, model_ns
+
+
+def _recomputation(trace: Trace) -> tuple[int, int]:
+    """Forward-only ops with gradients enabled: inside backward nodes, and outside them."""
+    s = trace.slices
+    rows = trace.rows(Kind.CPU_OP, trace.names_where(FORWARD_ONLY))
+    rows = rows[s.sequence[rows] >= 0]
+    evaluate = trace.rows(Kind.CPU_OP, trace.names_starting(EVALUATE))
+    inside = int(TrackSpans(s, evaluate).contain(s.track[rows], s.ts_ns[rows]).sum())
+    return inside, len(rows) - inside
+
+
+def _attention(trace: Trace, work: GpuWork, counted: Bools) -> tuple[int, int]:
+    on = counted & (work.op == Op.ATTENTION)
+    names, counts = np.unique(trace.slices.name[work.row[on]], return_counts=True)
+    forward = backward = 0
+    for code, count in zip(names.tolist(), counts.tolist(), strict=True):
+        if _ATTENTION_BACKWARD.search(trace.strings[code]):
+            backward += count
+        elif _ATTENTION_FORWARD.search(trace.strings[code]):
+            forward += count
+    return forward, backward
+
+
+def _repeats(trace: Trace, work: GpuWork, found: StepMap, whole: Bools) -> int:
+    """Greatest common divisor of how often each model kernel runs in a step.
+
+    Accumulating over g micro-steps runs every kernel of the model g times as often, so g divides
+    this number. Only matrix products and attention count: all of theirs belong to the model.
+    """
+    on = np.isin(work.op, (Op.GEMM, Op.ATTENTION)) & (found.of_work >= 0)
+    on &= whole[np.maximum(found.of_work, 0)]
+    pairs = np.stack([found.of_work[on], trace.slices.name[work.row[on]]])
+    _, counts = np.unique(pairs, axis=1, return_counts=True)
+    return int(np.gcd.reduce(counts)) if len(counts) else 0
+
+
+def _kernel_types(trace: Trace, work: GpuWork, counted: Bools) -> dict[str, int]:
+    on = np.flatnonzero(counted & is_compute(work.op) & (work.op != Op.OPTIMIZER))
+    name = trace.slices.name[work.row[on]]
+    length = (work.end_ns - work.start_ns)[on]
+    spent = np.bincount(name, weights=length, minlength=len(trace.strings))
+    types: Counter[str] = Counter()
+    for code in np.flatnonzero(spent).tolist():
+        label = next((t for p, t in _TYPES if p.search(trace.strings[code])), None)
+        if label is None and "float" in trace.strings[code]:
+            label = "fp32"
+        if label:
+            types[label] += int(spent[code])
+    return dict(types)
+
+
+def _syncs(trace: Trace, found: StepMap, whole: Bools) -> dict[str, int]:
+    s = trace.slices
+    names = np.array([i for i, t in enumerate(trace.strings) if "Synchronize" in t], np.int32)
+    rows = trace.rows(Kind.RUNTIME, names)
+    step = np.searchsorted(found.steps.host_start_ns, s.ts_ns[rows], "right") - 1
+    on = (step >= 0) & (s.ts_ns[rows] < found.steps.host_end_ns[np.maximum(step, 0)])
+    on &= whole[np.maximum(step, 0)]
+    codes, counts = np.unique(s.name[rows[on]], return_counts=True)
+    return {trace.strings[c]: int(n) for c, n in zip(codes.tolist(), counts.tolist(), strict=True)}
