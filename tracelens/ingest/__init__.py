@@ -1,0 +1,138 @@
+"""Files in, `Trace` out.
+
+`open_trace` reads one file whatever its format; `READERS` lists the formats. A reader is a name, a
+`sniff` that says from a file's first unpacked bytes whether it is its own, and a `read`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from tracelens.errors import UnsupportedFormat
+from tracelens.ingest import kineto
+from tracelens.ingest.source import read_head
+from tracelens.trace import Trace
+
+#: Unpacked bytes that a reader sees to recognise its files: Kineto's header with the properties of
+#: eight GPUs and a few process groups is about 10 kB.
+HEAD_BYTES = 256_000
+
+
+class _Read(Protocol):
+    def __call__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Trace: ...
+
+
+class Reader(NamedTuple):
+    """One format: its name, how to recognise it, how to read it."""
+
+    name: str
+    sniff: Callable[[bytes], bool]
+    read: _Read
+
+
+READERS: tuple[Reader, ...] = (Reader("torch.profiler", kineto.sniff, kineto.read),)
+
+_EXPORT_HINT = "give the Chrome trace that torch.profiler's export_chrome_trace writes"
+
+#: (first bytes, what that is, what to do): files that people try.
+_KNOWN_OTHERS = (
+    (
+        b"SQLite format 3\0",
+        "an SQLite file; Nsight Systems exports are not read by this version yet",
+        "record with torch.profiler meanwhile",
+    ),
+    (
+        b"NVTXSTRM",
+        "an Nsight Systems report, which is not read yet",
+        "export it with `nsys export --type sqlite`; reading such exports comes in a later version",
+    ),
+    (b"PK\x03\x04", "a zip archive", "unpack it first"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the file itself",
+        "run `git lfs pull`",
+    ),
+    (b"\x80\x02", "a Python pickle", _EXPORT_HINT),
+    (b"\x80\x03", "a Python pickle", _EXPORT_HINT),
+    (b"\x80\x04", "a Python pickle", _EXPORT_HINT),
+    (b"\x80\x05", "a Python pickle", _EXPORT_HINT),
+    (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
+    (b"\x7fELF", "a program", _EXPORT_HINT),
+)
+
+
+def recognise(head: bytes) -> Reader | None:
+    """The reader of a file that starts with these unpacked bytes."""
+    return next((r for r in READERS if r.sniff(head)), None)
+
+
+def unsupported(path: str | os.PathLike[str], head: bytes) -> UnsupportedFormat:
+    """The error for a file that no reader takes: what it is instead, and what to do."""
+    name = os.fspath(path)
+    if not head:
+        return UnsupportedFormat(
+            f"{name}: the file is empty",
+            hint="was the job ended before the profiler had written its trace?",
+        )
+    for magic, what, hint in _KNOWN_OTHERS:
+        if head.startswith(magic):
+            return UnsupportedFormat(f"{name}: this is {what}", hint=hint)
+    start = head.lstrip()[:64].lower()
+    if name.endswith((".nsys-rep", ".qdrep")):
+        what, hint = _KNOWN_OTHERS[1][1:]
+    elif start.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
+        what, hint = "an HTML or XML page", "was a login page saved instead of the trace?"
+    elif start.startswith((b"{", b"[")):
+        what, hint = "JSON, but not a trace: it has no traceEvents", _EXPORT_HINT
+    else:
+        what, hint = "not a format that tracelens knows", _EXPORT_HINT
+    return UnsupportedFormat(f"{name}: this is {what}", hint=hint)
+
+
+def open_trace(
+    path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None
+) -> Trace:
+    """Read one trace file, whatever its format.
+
+    Parameters
+    ----------
+    path : path
+        File; packed (gzip, xz, zstandard) or not, by content.
+    progress : callable, optional
+        Called now and then with (bytes read, bytes of the file).
+
+    Raises
+    ------
+    UnsupportedFormat
+        If no reader takes the file; the message says what it is instead.
+    CorruptTrace
+        If it is a trace and nothing of it can be read.
+    OSError
+        If the file cannot be opened.
+    """
+    head = read_head(path, HEAD_BYTES)
+    reader = recognise(head)
+    if reader is None and head.lstrip()[:1] != b"{":
+        raise unsupported(path, head)
+    if reader is None:
+        return _long_header(path, head, progress)
+    return reader.read(path, progress=progress)
+
+
+def _long_header(
+    path: str | os.PathLike[str], head: bytes, progress: Callable[[int, int], None] | None
+) -> Trace:
+    """An object whose event array, if it has one, starts past the head."""
+    if len(head) < HEAD_BYTES:
+        raise unsupported(path, head)
+    try:
+        return kineto.read(path, progress=progress)
+    except UnsupportedFormat as e:
+        raise unsupported(path, head) from e
