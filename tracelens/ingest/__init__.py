@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from tracelens.errors import UnsupportedFormat
+from tracelens.errors import CorruptTrace, UnsupportedFormat
 from tracelens.ingest import kineto
-from tracelens.ingest.source import read_head
+from tracelens.ingest.source import Source
 from tracelens.trace import Trace
 
 #: Unpacked bytes that a reader sees to recognise its files: Kineto's header with the properties of
@@ -41,17 +41,16 @@ READERS: tuple[Reader, ...] = (Reader("torch.profiler", kineto.sniff, kineto.rea
 
 _EXPORT_HINT = "give the Chrome trace that torch.profiler's export_chrome_trace writes"
 
-#: (first bytes, what that is, what to do): files that people try.
+#: What a file is, and what to do; below by first bytes: files that people try.
+_NSYS_REPORT = (
+    "an Nsight Systems report, which is not read yet",
+    "export it with `nsys export --type sqlite`; reading such exports comes in a later version",
+)
 _KNOWN_OTHERS = (
     (
         b"SQLite format 3\0",
         "an SQLite file; Nsight Systems exports are not read by this version yet",
         "record with torch.profiler meanwhile",
-    ),
-    (
-        b"NVTXSTRM",
-        "an Nsight Systems report, which is not read yet",
-        "export it with `nsys export --type sqlite`; reading such exports comes in a later version",
     ),
     (b"PK\x03\x04", "a zip archive", "unpack it first"),
     (
@@ -85,8 +84,8 @@ def unsupported(path: str | os.PathLike[str], head: bytes) -> UnsupportedFormat:
         if head.startswith(magic):
             return UnsupportedFormat(f"{name}: this is {what}", hint=hint)
     start = head.lstrip()[:64].lower()
-    if name.endswith((".nsys-rep", ".qdrep")):
-        what, hint = _KNOWN_OTHERS[1][1:]
+    if name.endswith((".nsys-rep", ".qdrep")):  # a private format without a documented magic
+        what, hint = _NSYS_REPORT
     elif start.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
         what, hint = "an HTML or XML page", "was a login page saved instead of the trace?"
     elif start.startswith((b"{", b"[")):
@@ -117,7 +116,12 @@ def open_trace(
     OSError
         If the file cannot be opened.
     """
-    head = read_head(path, HEAD_BYTES)
+    with Source(path) as source:
+        head, error = source.read(HEAD_BYTES), source.error
+    if error is not None and not head:
+        raise CorruptTrace(
+            f"{os.fspath(path)}: {error}", hint="copy the file again, or record again"
+        )
     reader = recognise(head)
     if reader is None and head.lstrip()[:1] != b"{":
         raise unsupported(path, head)

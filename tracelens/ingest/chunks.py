@@ -100,11 +100,11 @@ class EventStream:
             filled, at_end = self._fill(view)
             cut = None if at_end else _last_boundary(view, filled)
             if cut is None and not at_end:
-                self._carry = bytes(view[1 : 1 + filled])
+                self._carry = bytes(view[1 : 1 + filled]) + self._carry
                 buffer = self._larger(buffer)
                 continue
             stop, separator = cut or (1 + filled, b"")
-            self._carry = bytes(view[stop + len(separator) : 1 + filled])
+            self._carry = bytes(view[stop + len(separator) : 1 + filled]) + self._carry
             view[0], view[stop] = ord("["), ord("]")
             yield Piece(view[: stop + 1], separator, at_end)
             if at_end:
@@ -115,9 +115,9 @@ class EventStream:
     def _fill(self, view: memoryview) -> tuple[int, bool]:
         """Fill between the bracket places; -> bytes there, whether the file ends with them."""
         room = len(view) - 2
-        filled = len(self._carry)
-        view[1 : 1 + filled] = self._carry
-        self._carry = b""
+        filled = min(len(self._carry), room)
+        view[1 : 1 + filled] = self._carry[:filled]
+        self._carry = self._carry[filled:]
         filled += self._source.readinto(view[1 + filled : 1 + room])
         return filled, filled < room
 

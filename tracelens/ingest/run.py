@@ -33,7 +33,11 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class RankFile:
-    """One rank's trace file; `rank_source` tells how the rank is known, `bytes` its size on disk."""
+    """One rank's trace file.
+
+    `rank_source` tells how the rank is known; `world_size` is what the file says, None if nothing;
+    `bytes` is its size on disk.
+    """
 
     path: Path
     rank: int

@@ -36,7 +36,8 @@ class _Codec:
     """How to unpack one format.
 
     `piece` is how many packed bytes to feed at once. It bounds what one call may unpack: deflate
-    packs 1032:1 at best (zlib.net/zlib_tech.html), xz and zstd many thousands to one.
+    packs 1032:1 at best (zlib.net/zlib_tech.html), xz and zstd many thousands to one. It is also
+    what is lost before a damaged place.
     """
 
     name: str
@@ -78,7 +79,7 @@ def _zstd_errors() -> tuple[type[Exception], ...]:
 
 
 _CODECS = (
-    _Codec("gzip", b"\x1f\x8b", 1 << 16, _new_gzip, _gzip_errors),
+    _Codec("gzip", b"\x1f\x8b", 1 << 14, _new_gzip, _gzip_errors),
     _Codec("xz", b"\xfd7zXZ\x00", 1 << 12, lzma.LZMADecompressor, lambda: (lzma.LZMAError,)),
     _Codec("zstd", b"\x28\xb5\x2f\xfd", 1 << 12, _new_zstd, _zstd_errors),
 )
@@ -217,12 +218,6 @@ class Source:
         if start == BOM:
             return
         self._pending = memoryview(start + bytes(self._pending))
-
-
-def read_head(path: str | os.PathLike[str], n: int) -> bytes:
-    """The first `n` unpacked bytes of a file."""
-    with Source(path) as source:
-        return source.read(n)
 
 
 def read_tail(path: str | os.PathLike[str], n: int) -> bytes:
