@@ -1,0 +1,25 @@
+"""Options and settings of all tests."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+
+# no deadline: the machine may be shared, and the first example pays for imports
+settings.register_profile("tracelens", deadline=None, max_examples=100)
+settings.load_profile("tracelens")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--update-golden``."""
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write tests/golden/*.json anew instead of comparing with them",
+    )
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are to be written instead of compared with."""
+    return bool(request.config.getoption("--update-golden"))
