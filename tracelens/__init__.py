@@ -1,0 +1,80 @@
+"""Trace analyzer for distributed training: where each step's time went, what ran, what is exposed.
+
+>>> import tracelens
+>>> a = tracelens.analyze("run/")  # doctest: +SKIP
+>>> a.setup, a.steps, a.collectives, a.events(rank=0)  # doctest: +SKIP
+
+Everything is imported on first use, so that ``import tracelens`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tracelens.analysis import Analysis, analyze
+    from tracelens.errors import (
+        CorruptTrace,
+        EmptyTrace,
+        InputError,
+        InvariantError,
+        TraceLensError,
+        UnsupportedFormat,
+        UsageError,
+    )
+    from tracelens.findings import Finding
+    from tracelens.infer.result import Inference, Setup
+    from tracelens.ingest import open_trace
+    from tracelens.trace import Trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Analysis",
+    "CorruptTrace",
+    "EmptyTrace",
+    "Finding",
+    "Inference",
+    "InputError",
+    "InvariantError",
+    "Setup",
+    "Trace",
+    "TraceLensError",
+    "UnsupportedFormat",
+    "UsageError",
+    "__version__",
+    "analyze",
+    "open_trace",
+]
+
+_HOME = {
+    "Analysis": "tracelens.analysis",
+    "analyze": "tracelens.analysis",
+    "CorruptTrace": "tracelens.errors",
+    "EmptyTrace": "tracelens.errors",
+    "InputError": "tracelens.errors",
+    "InvariantError": "tracelens.errors",
+    "TraceLensError": "tracelens.errors",
+    "UnsupportedFormat": "tracelens.errors",
+    "UsageError": "tracelens.errors",
+    "Finding": "tracelens.findings",
+    "Inference": "tracelens.infer.result",
+    "Setup": "tracelens.infer.result",
+    "open_trace": "tracelens.ingest",
+    "Trace": "tracelens.trace",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use (PEP 562)."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

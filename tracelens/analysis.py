@@ -25,6 +25,9 @@ from tracelens.trace import ImportStats, Int64s, Note, Trace, TraceInfo, _freeze
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
+
+    from tracelens.findings import Finding
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is read, bytes read, bytes in all)."""
@@ -114,6 +117,8 @@ class Analysis:
     summary : Summary
     notes : tuple of Note
         What the reader of the report should know about the input.
+    finding_rows : tuple of Finding
+        Causes of a slow step.
     """
 
     run: RunInfo
@@ -123,6 +128,7 @@ class Analysis:
     summary: Summary
     notes: tuple[Note, ...]
     plan: RunPlan
+    finding_rows: tuple[Finding, ...] = ()
 
     @property
     def steps(self) -> pd.DataFrame:
@@ -140,7 +146,7 @@ class Analysis:
 
     @property
     def findings(self) -> pd.DataFrame:
-        """Exposed communication and other losses, largest first, ms per step."""
+        """One row a cause of a slow step, most expensive first, ms per step."""
         from tracelens.frames import findings_frame
 
         return findings_frame(self)
@@ -176,6 +182,30 @@ class Analysis:
         from tracelens.report.json import to_json
 
         return to_json(self)
+
+    def write_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as one self-contained HTML file, whole or not at all."""
+        from tracelens.report.html import write_html
+
+        write_html(self, path)
+
+    def figure_steps(self) -> go.Figure:
+        """Where each step's time went: a stacked bar a rank and step."""
+        from tracelens.report.figures import step_breakdown_figure
+
+        return step_breakdown_figure(self)
+
+    def figure_overlap(self) -> go.Figure:
+        """Overlapped and exposed time of each kind of collective."""
+        from tracelens.report.figures import overlap_figure
+
+        return overlap_figure(self)
+
+    def figure_timeline(self, rank: int | None = None, step: int | None = None) -> go.Figure:
+        """One step on the GPU streams and the host: by default a typical step."""
+        from tracelens.report.timeline import timeline_of
+
+        return timeline_of(self, rank, step)
 
     def _repr_html_(self) -> str:
         from tracelens.report.notebook import to_html
@@ -217,7 +247,8 @@ def analyze(
     2
     """
     many = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    plan = discover(many).select(ranks)
+    plan = discover(many)
+    plan = plan if ranks is None else plan.select(ranks)
     done: list[RankAnalysis] = []
     notes: list[Note] = list(plan.notes)
     total, before = sum(f.bytes for f in plan.files), 0

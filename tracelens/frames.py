@@ -1,0 +1,153 @@
+"""pandas at the edge: the tables of an `Analysis` as DataFrames, units in the column names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tracelens.classify import Op
+from tracelens.phases import Phase
+from tracelens.trace import GPU_WORK
+from tracelens.units import NS_PER_MS
+
+if TYPE_CHECKING:
+    from tracelens.analysis import Analysis, RankEvents
+    from tracelens.trace import Int8s, Int32s, Int64s
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+#: Columns of `StepBreakdown`, in the order of the reports.
+BREAKDOWN = ("wall", "compute", "overlapped_comm", "exposed_comm", "exposed_copy", "idle", "comm")
+
+
+def steps_frame(analysis: Analysis) -> pd.DataFrame:
+    """One row a rank and step.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``rank``, ``step`` (the profiler's number), ``complete`` (False: left out of the means),
+        the breakdown in ms, and ``kernels`` launched. ``exposed_wait_ms`` and
+        ``exposed_transfer_ms`` are NaN until waiting is told from transfer. Two identities hold:
+        compute + exposed_comm + exposed_copy + idle = wall, exposed_comm + overlapped_comm = comm.
+    """
+    ranks = analysis.ranks
+    columns: dict[str, object] = {
+        "rank": np.repeat([r.rank for r in ranks], [len(r.steps) for r in ranks]),
+        "step": np.concatenate([r.steps.number for r in ranks]),
+        "complete": np.concatenate([r.steps.complete for r in ranks]),
+    }
+    for name in BREAKDOWN:
+        ns = np.concatenate([getattr(r.breakdown, name) for r in ranks])
+        columns[f"{name}_ms"] = ns / NS_PER_MS
+    columns["exposed_wait_ms"] = np.nan
+    columns["exposed_transfer_ms"] = np.nan
+    columns["kernels"] = np.concatenate([r.kernels for r in ranks])
+    return pd.DataFrame(columns)
+
+
+def collectives_frame(analysis: Analysis) -> pd.DataFrame:
+    """One row a kind, phase, group and type of collective, longest first.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Means per step and rank over whole steps: ``count_per_step``, ``bytes_per_step``,
+        ``total_ms`` (waiting for other ranks included), ``exposed_ms``, ``overlapped_pct``. Missing
+        where the trace does not say.
+    """
+    rows = analysis.collective_rows
+
+    def number(values: Sequence[float | None]) -> Floats:
+        return np.array([np.nan if v is None else v for v in values], float)
+
+    def ms(values: Sequence[float | None]) -> Floats:
+        return number(values) / NS_PER_MS
+
+    total, exposed = ms([r.total_ns for r in rows]), ms([r.exposed_ns for r in rows])
+    with np.errstate(invalid="ignore"):
+        overlapped = 100 * (total - exposed) / total
+    return pd.DataFrame(
+        {
+            "kind": pd.array([r.kind for r in rows], dtype="string"),
+            "phase": pd.array([r.phase for r in rows], dtype="string"),
+            "group": pd.array([r.group for r in rows], dtype="string"),
+            "group_size": pd.array([r.group_size for r in rows], dtype="Int64"),
+            "dtype": pd.array([r.dtype for r in rows], dtype="string"),
+            "count_per_step": number([r.count_per_step for r in rows]),
+            "bytes_per_step": number([r.bytes_per_step for r in rows]),
+            "total_ms": total,
+            "exposed_ms": exposed,
+            "overlapped_pct": overlapped,
+            "wait_ms": ms([r.wait_ns for r in rows]),
+            "transfer_ms": ms([r.transfer_ns for r in rows]),
+            "algbw_gbps": number([r.algbw_gbps for r in rows]),
+            "busbw_gbps": number([r.busbw_gbps for r in rows]),
+        }
+    )
+
+
+def findings_frame(analysis: Analysis) -> pd.DataFrame:
+    """One row a finding, most expensive first; typed columns even when there is none."""
+    rows = sorted(analysis.finding_rows, key=lambda f: -f.cost_ms_per_step)
+
+    def objects(values: list[object]) -> pd.Series[object]:
+        return pd.Series(values, dtype=object)
+
+    return pd.DataFrame(
+        {
+            "id": pd.array([f.id for f in rows], dtype="string"),
+            "title": pd.array([f.title for f in rows], dtype="string"),
+            "cost_ms_per_step": np.array([f.cost_ms_per_step for f in rows], float),
+            "severity": pd.array([f.severity for f in rows], dtype="string"),
+            "ranks": objects([f.ranks for f in rows]),
+            "steps": objects([f.steps for f in rows]),
+            "evidence": objects([f.evidence for f in rows]),
+            "remedy": pd.array([f.remedy for f in rows], dtype="string"),
+            "config": objects([f.config for f in rows]),
+        }
+    )
+
+
+def events_frame(seen: RankEvents) -> pd.DataFrame:
+    """One row an event of one rank, ascending in start.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of `Trace.to_frame` (-1 where an id or size is missing), then ``step`` (by
+        launch for GPU work, by start for host events; missing outside all steps), and for GPU work
+        ``op`` (what it is), ``phase``, ``micro_step`` and ``launch_ns``.
+    """
+    frame = seen.trace.to_frame()
+    n, row = len(frame), seen.work.row
+
+    def spread(values: Int64s | Int32s | Int8s) -> Int64s:
+        column = np.full(n, -1, np.int64)
+        column[row] = values
+        return column
+
+    step = _step_of_host(seen)
+    step[row] = seen.found.of_work
+    number = np.append(seen.found.steps.number, -1)[step]
+    frame["step"] = pd.arrays.IntegerArray(number, step < 0)
+    ops, phases = [o.label for o in Op], [p.label for p in Phase]
+    frame["op"] = pd.Categorical.from_codes(spread(seen.work.op), categories=ops)
+    frame["phase"] = pd.Categorical.from_codes(spread(seen.phases.phase), categories=phases)
+    for name, values in (("micro_step", seen.phases.micro), ("launch_ns", seen.work.launch_ns)):
+        column = spread(values)
+        frame[name] = pd.arrays.IntegerArray(column, column < 0)
+    return frame
+
+
+def _step_of_host(seen: RankEvents) -> Int64s:
+    """Step row of every event by its start on the host; -1 outside all steps and on the GPU."""
+    s, steps = seen.trace.slices, seen.found.steps
+    step = np.searchsorted(steps.host_start_ns, s.ts_ns, "right") - 1
+    inside = (step >= 0) & (s.ts_ns < steps.host_end_ns[np.maximum(step, 0)])
+    on_gpu = np.isin(s.kind, np.array(GPU_WORK, np.int8)) | (s.stream >= 0)
+    return np.where(inside & ~on_gpu, step, -1)

@@ -1,0 +1,215 @@
+"""What the reports show, as plain rows: computed here, drawn by terminal, HTML and notebook."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tracelens.classify import Op
+from tracelens.report.text import clean, listing
+from tracelens.units import format_count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tracelens.analysis import Analysis, RankAnalysis
+    from tracelens.collectives import CollectiveSummary
+    from tracelens.infer.result import Inference, Value
+    from tracelens.trace import Bools
+
+#: The four parts of a step that add up to its wall time, and their names in reports.
+PARTS = {
+    "compute": "compute",
+    "exposed_comm": "exposed comm",
+    "exposed_copy": "exposed copies",
+    "idle": "idle",
+}
+
+#: Kinds of GPU work that the compute split tells apart.
+COMPUTE_SPLIT: dict[str, tuple[Op, ...]] = {
+    "gemm": (Op.GEMM,),
+    "attention": (Op.ATTENTION,),
+    "optimizer": (Op.OPTIMIZER,),
+    "elementwise": (Op.ELEMENTWISE,),
+    "other": (Op.COMPUTE_OTHER,),
+    "copy": (Op.COPY_H2D, Op.COPY_D2H, Op.COPY_D2D, Op.COPY_OTHER),
+    "memset": (Op.MEMSET,),
+}
+
+#: More ranks than this are shown as the shortest, median and longest.
+MAX_RANKS = 8
+#: More rows (ranks times steps) than this are shown as one mean row a rank.
+MAX_STEP_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class BreakdownRow:
+    """One line of the step table, ns: one step of a rank, or a mean where `step` is None."""
+
+    rank: int | None
+    step: int | None
+    complete: bool
+    n_steps: int
+    wall: float
+    compute: float
+    exposed_comm: float
+    exposed_copy: float
+    idle: float
+    overlapped_comm: float
+    comm: float
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The four parts by name, in the order of the bars."""
+        return {name: getattr(self, name) for name in PARTS}
+
+
+@dataclass(frozen=True, slots=True)
+class SetupRow:
+    """One line of the setup table.
+
+    `known` is False where the trace cannot tell; `evidence` are sentences.
+    """
+
+    key: str
+    value: str
+    confidence: str
+    known: bool
+    evidence: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """The one sentence to show: the first piece of evidence, or what would decide."""
+        if not self.evidence:
+            return ""
+        return self.evidence[0] if self.known else self.evidence[-1]
+
+
+_COLUMNS = ("wall", *PARTS, "overlapped_comm", "comm")
+
+
+def run_name(analysis: Analysis) -> str:
+    """A short name of the run: its folder, and the file where there is only one."""
+    paths = [os.path.abspath(p) for p in analysis.run.paths]
+    if len(paths) == 1:
+        folder, file = os.path.split(paths[0])
+        return clean(os.path.join(os.path.basename(folder), file))
+    return clean(os.path.basename(os.path.commonpath(paths)) or paths[0])
+
+
+def counted_steps(analysis: Analysis) -> tuple[Bools, ...]:
+    """Which steps of each rank the means are over: the whole ones; all where none is whole."""
+    any_whole = any(r.steps.complete.any() for r in analysis.ranks)
+    return tuple(
+        r.steps.complete if any_whole else np.ones(len(r.steps), bool) for r in analysis.ranks
+    )
+
+
+def mean_row(analysis: Analysis) -> BreakdownRow:
+    """The mean over all counted steps of all ranks."""
+    s = analysis.summary
+    return BreakdownRow(None, None, True, s.n_steps, **{c: getattr(s, c) for c in _COLUMNS})
+
+
+def rank_rows(analysis: Analysis) -> tuple[BreakdownRow, ...]:
+    """One mean row a rank that has counted steps, ascending in rank."""
+    rows = []
+    for r, use in zip(analysis.ranks, counted_steps(analysis), strict=True):
+        if use.any():
+            means = {c: float(getattr(r.breakdown, c)[use].mean()) for c in _COLUMNS}
+            rows.append(BreakdownRow(r.rank, None, True, int(use.sum()), **means))
+    return tuple(rows)
+
+
+def step_rows(r: RankAnalysis) -> tuple[BreakdownRow, ...]:
+    """One row a step of one rank, cut ones included."""
+    return tuple(
+        BreakdownRow(
+            r.rank,
+            int(r.steps.number[k]),
+            bool(r.steps.complete[k]),
+            1,
+            **{c: float(getattr(r.breakdown, c)[k]) for c in _COLUMNS},
+        )
+        for k in range(len(r.steps))
+    )
+
+
+def shown_ranks(rows: Sequence[BreakdownRow]) -> tuple[tuple[BreakdownRow, ...], bool]:
+    """The rows to show, and whether some were left out: then shortest, median and longest."""
+    if len(rows) <= MAX_RANKS:
+        return tuple(rows), False
+    order = sorted(rows, key=lambda r: (r.wall, r.rank or 0))
+    return (order[0], order[len(order) // 2], order[-1]), True
+
+
+def compute_split(analysis: Analysis) -> dict[str, float]:
+    """Mean summed length, ns per step, of each kind of GPU work; concurrent work counts twice."""
+    per_op = np.concatenate(
+        [r.op_ns[use] for r, use in zip(analysis.ranks, counted_steps(analysis), strict=True)]
+    )
+    mean = per_op.mean(axis=0) if len(per_op) else np.zeros(len(Op))
+    return {name: float(mean[list(ops)].sum()) for name, ops in COMPUTE_SPLIT.items()}
+
+
+def kernels_per_step(analysis: Analysis) -> float:
+    """Mean number of GPU work items (kernels, copies, memsets) of a counted step."""
+    uses = counted_steps(analysis)
+    per_step = np.concatenate([r.kernels[u] for r, u in zip(analysis.ranks, uses, strict=True)])
+    return float(per_step.mean()) if len(per_step) else 0.0
+
+
+def where(c: CollectiveSummary) -> str:
+    """A collective with its phase, in words: ``all_reduce in backward``."""
+    return f"{c.kind} in {phase_words(c.phase)}" if c.phase else c.kind
+
+
+def phase_words(phase: str | None) -> str:
+    """A phase in words; the one called ``step`` is the optimizer's."""
+    return {"step": "the optimizer step", None: "an unknown phase"}.get(phase, str(phase))
+
+
+def group_name(c: CollectiveSummary) -> str:
+    """The process group's name, or nothing where it has none that tells."""
+    return "" if c.group in (None, "undefined", "default_pg") else clean(str(c.group))
+
+
+def value_text(value: Value) -> str:
+    """A setup value as it is written in a config: ``true``, ``500,000,000``, ``bf16``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return format_count(value)
+    return "none known" if value is None else clean(str(value))
+
+
+def setup_rows(analysis: Analysis) -> tuple[SetupRow, ...]:
+    """The setup, key by key, in the order of the inference."""
+    return tuple(_setup_row(i) for i in analysis.setup.values())
+
+
+def _setup_row(i: Inference) -> SetupRow:
+    known = i.value is not None
+    sure = (
+        f"{100 * i.confidence:.0f}%" if known else "?" if len(i.candidates) + len(_told(i)) else ""
+    )
+    return SetupRow(i.key, _value(i), sure, known, tuple(clean(e) for e in i.evidence))
+
+
+def _value(i: Inference) -> str:
+    if i.value is not None:
+        return value_text(i.value)
+    if bounds := _told(i):
+        return listing(bounds)
+    if len(i.candidates) == 1:
+        return f"perhaps {value_text(i.candidates[0])}"
+    return listing([value_text(c) for c in i.candidates], "or") or "-"
+
+
+def _told(i: Inference) -> list[str]:
+    """The bounds that are known, in words."""
+    bounds = (("at least", i.low), ("at most", i.high))
+    return [f"{word} {format_count(n)}" for word, n in bounds if n is not None]
