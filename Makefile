@@ -1,0 +1,55 @@
+# Everything runs in a virtual environment of its own, .venv, made on first use.
+# Another Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?= --disable-pip-version-check --quiet
+DEMO ?= sample_traces/zero2_slow_fabric
+
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format types check bench clean python
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## install, and report on a sample run
+	$(BIN)/tracelens analyze $(DEMO)
+
+test: $(VENV)/.installed-dev ## install, and run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev ## ruff: rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.installed-dev ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test ## what has to pass before a commit
+
+bench: $(VENV)/.installed-dev ## time and memory against HTA (see benchmarks/)
+	$(BIN)/python benchmarks/bench_hta.py
+
+clean: ## remove the environment and all caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: make ... PYTHON=<python 3.10 or later>" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("tracelens needs Python 3.10 or later; $(PYTHON) is %d.%d: make ... PYTHON=<a later one>" % sys.version_info[:2])'
+
+$(BIN)/python: | python
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
