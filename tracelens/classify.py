@@ -28,7 +28,7 @@ class Op(enum.IntEnum):
     COMM_OTHER = 8  #: communication whose name does not say which
     GEMM = 9
     ATTENTION = 10
-    OPTIMIZER = 11  #: optimizer and multi-tensor (foreach) kernels
+    OPTIMIZER = 11  #: fused optimizer kernels, and all compute inside an optimizer range
     ELEMENTWISE = 12  #: elementwise, reduction, normalisation, softmax, copy kernels
     COMPUTE_OTHER = 13
     COPY_H2D = 14
@@ -85,7 +85,15 @@ _FAMILY_DEFAULTS = (
 
 _COMPUTE_RULES: tuple[tuple[re.Pattern[str], Op], ...] = (
     # fused optimizers first: their names also contain "reduce", "copy" or "elementwise"
-    (re.compile(r"multi_tensor_apply|adam|lamb_|adagrad|sgd|lion_|muon", re.I), Op.OPTIMIZER),
+    # (PointwiseOp is addcdiv and addcmul, which torch's foreach optimizers alone use; other
+    # multi-tensor kernels also copy, clip and cast)
+    (
+        re.compile(
+            r"adam|lamb_|adagrad|sgd|lion_|muon|FusedOptimizer|multi_tensor_apply.*PointwiseOp",
+            re.I,
+        ),
+        Op.OPTIMIZER,
+    ),
     # inductor names a fused kernel after all ops in it; poi, red and per are never matmuls
     (re.compile(r"^triton_(poi|red|per)_"), Op.ELEMENTWISE),
     (
@@ -106,7 +114,7 @@ _COMPUTE_RULES: tuple[tuple[re.Pattern[str], Op], ...] = (
     ),
     (
         re.compile(
-            r"elementwise|reduce_kernel|softmax|layer_?norm|rms_?norm|batch_?norm|norm_|gather_kernel"
+            r"elementwise|multi_tensor_apply|reduce_kernel|softmax|layer_?norm|rms_?norm|batch_?norm|norm_|gather_kernel"
             r"|CatArray|copy_kernel|index|scatter|embedding|dropout|triton_|fill|cast|quantize"
             r"|chunk_cat|split_with_sizes|gelu|silu|rope|rotary|at::native",
             re.I,

@@ -12,8 +12,8 @@ from tracelens.classify import Op
 from tracelens.intervals import clip_lengths
 from tracelens.links import GpuWork, TrackSpans
 from tracelens.overlap import compute_spans
-from tracelens.phases import Phases
-from tracelens.steps import StepMap
+from tracelens.phases import Phase, Phases
+from tracelens.steps import ACCUMULATE, EVALUATE, StepMap
 from tracelens.trace import Bools, Int8s, Int32s, Int64s, Kind, Trace, _freeze
 
 #: Short name and bytes of an element, by c10d's and NCCL's names (NCCL src/device/generate.py 2.28;
@@ -80,8 +80,10 @@ class CommTable:
         Start of the launching call; -1 unknown.
     in_hook : bool (m,)
         Launched inside ``torch::autograd::AccumulateGrad``: a post-accumulate-grad hook.
-    in_backward_node : bool (m,)
-        Launched while an autograd node ran on that thread.
+    in_accumulate : bool (m,)
+        Launched while the engine evaluated such a node: DDP's reducer hooks in there.
+    in_node : bool (m,)
+        Launched while the engine evaluated any autograd node on that thread.
     dtypes : tuple of str
     groups : tuple of Group
     """
@@ -102,7 +104,8 @@ class CommTable:
     stream: Int32s
     host_ns: Int64s
     in_hook: Bools
-    in_backward_node: Bools
+    in_accumulate: Bools
+    in_node: Bools
     dtypes: tuple[str, ...]
     groups: tuple[Group, ...]
 
@@ -136,8 +139,6 @@ def normal_dtype(name: str) -> tuple[str, int]:
 
 def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> CommTable:
     """Tabulate the communication of a trace."""
-    from tracelens.steps import EVALUATE
-
     s, c = trace.slices, trace.collectives
     rows = np.flatnonzero(work.comm)
     call = work.call[rows]
@@ -152,8 +153,11 @@ def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> Comm
     largest = np.maximum(n_in, n_out)
     launch, host_ns = work.launch[rows], work.launch_ns[rows]
     track = np.where(launch >= 0, s.track[launch], -1).astype(np.int32)
-    accumulate = trace.rows(Kind.CPU_OP, trace.names_where(["torch::autograd::AccumulateGrad"]))
-    evaluate = trace.rows(Kind.CPU_OP, trace.names_starting(EVALUATE))
+
+    def inside(names: Int32s) -> Bools:
+        spans = TrackSpans(s, trace.rows(Kind.CPU_OP, names))
+        return np.asarray((track >= 0) & spans.contain(track, host_ns))
+
     start, end = work.start_ns[rows], work.end_ns[rows]
     return CommTable(
         work=rows,
@@ -163,7 +167,8 @@ def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> Comm
         kind=np.where(work.op[rows] == Op.COPY_P2P, np.int8(Op.P2P), work.op[rows]).astype(np.int8),
         step=found.of_work[rows],
         micro=phases.micro[rows],
-        phase=phases.phase[rows],
+        # a pipeline's sends and receives lie between the passes and serve either
+        phase=np.where(work.op[rows] == Op.P2P, np.int8(-1), phases.phase[rows]),
         in_nelems=n_in,
         out_nelems=n_out,
         bytes=np.where((largest >= 0) & (size > 0), largest * size, s.bytes[work.row[rows]]),
@@ -171,8 +176,9 @@ def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> Comm
         group=group,
         stream=work.stream[rows],
         host_ns=host_ns,
-        in_hook=(track >= 0) & TrackSpans(s, accumulate).contain(track, host_ns),
-        in_backward_node=(track >= 0) & TrackSpans(s, evaluate).contain(track, host_ns),
+        in_hook=inside(trace.names_where([ACCUMULATE])),
+        in_accumulate=inside(trace.names_where([EVALUATE + ACCUMULATE])),
+        in_node=inside(trace.names_starting(EVALUATE)),
         dtypes=dtypes,
         groups=groups,
     )
@@ -260,8 +266,6 @@ def summarize(
     whole_steps : sequence of bool (k,)
         Which steps of each rank count.
     """
-    from tracelens.phases import Phase
-
     sums: dict[tuple[object, ...], list[float]] = {}
     n_steps = 0
     for table, whole in zip(tables, whole_steps, strict=True):

@@ -135,9 +135,10 @@ def events_frame(seen: RankEvents) -> pd.DataFrame:
     step[row] = seen.found.of_work
     number = np.append(seen.found.steps.number, -1)[step]
     frame["step"] = pd.arrays.IntegerArray(number, step < 0)
-    ops, phases = [o.label for o in Op], [p.label for p in Phase]
-    frame["op"] = pd.Categorical.from_codes(spread(seen.work.op), categories=ops)
-    frame["phase"] = pd.Categorical.from_codes(spread(seen.phases.phase), categories=phases)
+    ops = pd.CategoricalDtype([o.label for o in Op])
+    phases = pd.CategoricalDtype([p.label for p in Phase])
+    frame["op"] = pd.Categorical.from_codes(spread(seen.work.op), dtype=ops)
+    frame["phase"] = pd.Categorical.from_codes(spread(seen.phases.phase), dtype=phases)
     for name, values in (("micro_step", seen.phases.micro), ("launch_ns", seen.work.launch_ns)):
         column = spread(values)
         frame[name] = pd.arrays.IntegerArray(column, column < 0)

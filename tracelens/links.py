@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracelens.classify import Op, classify, classify_call, is_comm
+from tracelens.classify import Op, classify, classify_call, is_comm, is_compute
 from tracelens.intervals import Spans, contains, union
 from tracelens.trace import Bools, Int8s, Int32s, Int64s, Kind, Slices, Trace, _freeze
+
+#: torch.optim wraps every optimizer's step in a range of this name (torch/optim/optimizer.py,
+#: profile_hook_step, since torch 1.8).
+OPTIMIZER_STEP = "Optimizer.step#"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ def link(trace: Trace) -> GpuWork:
         row=row,
         start_ns=s.ts_ns[row],
         end_ns=s.ts_ns[row] + s.dur_ns[row],
-        op=_meaning(trace, row, call),
+        op=_meaning(trace, row, launch, call),
         launch=launch,
         launch_ns=np.where(launch >= 0, s.ts_ns[launch], -1),
         parent=parent,
@@ -117,7 +121,7 @@ def _calls_of(trace: Trace, row: Int64s, parent: Int64s) -> Int64s:
     return np.where(inherited, above, call)
 
 
-def _meaning(trace: Trace, row: Int64s, call: Int64s) -> Int8s:
+def _meaning(trace: Trace, row: Int64s, launch: Int64s, call: Int64s) -> Int8s:
     s = trace.slices
     as_kernel, as_copy = classify(trace)
     kind = s.kind[row]
@@ -130,6 +134,19 @@ def _meaning(trace: Trace, row: Int64s, call: Int64s) -> Int8s:
         meaning = classify_call(trace.strings[code]) if code >= 0 else None
         if meaning is not None:
             op[refined & (trace.collectives.call[call] == code)] = meaning
+    if (op == Op.P2P_OR_ALL_TO_ALL).any():
+        # a coalesced batch carries no arguments of its own, but its members were recorded
+        kinds = {
+            classify_call(trace.strings[c]) for c in np.unique(trace.collectives.call) if c >= 0
+        }
+        seen = kinds & {Op.P2P, Op.ALL_TO_ALL}
+        if len(seen) == 1:
+            op[op == Op.P2P_OR_ALL_TO_ALL] = seen.pop()
+    # what an optimizer launches is optimizer work, whatever its kernels are called
+    updates = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
+    track = np.where(launch >= 0, s.track[launch], -1).astype(np.int32)
+    inside = (launch >= 0) & TrackSpans(s, updates).contain(track, s.ts_ns[launch])
+    op[inside & is_compute(op)] = Op.OPTIMIZER
     return op
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracelens.classify import Op, classify_call
-from tracelens.links import GpuWork
-from tracelens.steps import EVALUATE, OPTIMIZER_STEP, StepMap, forward_marks
+from tracelens.classify import Op
+from tracelens.links import OPTIMIZER_STEP, GpuWork
+from tracelens.steps import EVALUATE, StepMap, forward_marks, host_calls
 from tracelens.thresholds import SCALAR_NELEMS
 from tracelens.trace import Int8s, Int32s, Int64s, Kind, Trace, _freeze
 
@@ -86,8 +86,13 @@ def find_phases(trace: Trace, work: GpuWork, found: StepMap) -> Phases:
 
 
 def find_passes(trace: Trace, found: StepMap, marks: Int64s) -> Passes:
-    """Backward passes: runs of autograd nodes with no forward op of the main thread between."""
+    """Backward passes: runs of autograd nodes with nothing of another micro-step between.
+
+    That is a forward op of the main thread or, in a pipeline's cool-down, a send or receive.
+    """
     s = trace.slices
+    sends = s.ts_ns[host_calls(trace, Op.P2P)]
+    marks = np.sort(np.concatenate((marks, sends)))
     rows = trace.rows(Kind.CPU_OP, trace.names_starting(EVALUATE))
     start, end = s.ts_ns[rows], s.end_ns[rows]
     is_accumulate = np.array(
@@ -144,9 +149,5 @@ def _gradient_reductions(trace: Trace) -> Int64s:
     Between the last autograd node and the optimizer these are the rest of the gradients (the
     last bucket of ZeRO-1 and 2, everything at stage 0 and at stage 1 without overlap).
     """
-    s, c = trace.slices, trace.collectives
-    kind = {i: classify_call(trace.strings[i]) for i in np.unique(c.call).tolist() if i >= 0}
-    reduces = {i for i, op in kind.items() if op in (Op.ALL_REDUCE, Op.REDUCE, Op.REDUCE_SCATTER)}
-    hit = np.isin(c.call, np.array(sorted(reduces), np.int32)) & (c.in_nelems > SCALAR_NELEMS)
-    rows = c.row[hit]
-    return np.sort(s.end_ns[rows[s.kind[rows] == Kind.CPU_OP]])
+    reduces = (Op.ALL_REDUCE, Op.REDUCE, Op.REDUCE_SCATTER)
+    return np.sort(trace.slices.end_ns[host_calls(trace, *reduces, min_nelems=SCALAR_NELEMS + 1)])

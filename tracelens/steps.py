@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracelens.classify import Op, classify_call, is_comm
-from tracelens.links import GpuWork, TrackSpans
+from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
 from tracelens.thresholds import STEP_WORK_TOLERANCE
 from tracelens.trace import Bools, Int32s, Int64s, Kind, Trace, _freeze
 
 MARKER = "ProfilerStep#"
 EVALUATE = "autograd::engine::evaluate_function: "
-OPTIMIZER_STEP = "Optimizer.step#"
+ACCUMULATE = "torch::autograd::AccumulateGrad"
 DATA_LOADER = "enumerate(DataLoader)#"
 
 
@@ -121,9 +121,9 @@ def forward_marks(trace: Trace) -> Int64s:
 def _from_optimizer_ranges(trace: Trace) -> Edges | None:
     """Steps end after a group of optimizer ranges that a forward pass follows.
 
-    Where the parameters are replicated, what comes between (ZeRO-1 and 2 gather them) still belongs
-    to the step, up to the loader or the first forward op; where reduce-scatters show that they are
-    sharded, it is mostly the next forward's fetching.
+    What comes between still belongs to the step, up to the loader or the first forward op; but
+    where reduce-scatters show that parameters are sharded, an all-gather after the optimizer is
+    mostly the next forward's fetching, and the step ends before it.
     """
     s = trace.slices
     ranges = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
@@ -135,24 +135,30 @@ def _from_optimizer_ranges(trace: Trace) -> Edges | None:
     last = np.append(ahead[1:] != ahead[:-1], True)
     ends, following = s.end_ns[ranges[last]], ahead[last]
     ends, following = ends[following < len(marks)], following[following < len(marks)]
-    edge = ends if _is_sharded(trace) else _loader_or(trace, ends, marks[following])
+    loader = s.ts_ns[trace.rows(Kind.ANNOTATION, trace.names_starting(DATA_LOADER))]
+    edge = _first_between(loader, ends, marks[following])
+    if len(host_calls(trace, Op.REDUCE_SCATTER)):
+        edge = _first_between(s.ts_ns[host_calls(trace, Op.ALL_GATHER)], ends, edge)
     first, final = int(s.ts_ns[0]), int(s.end_ns.max()) + 1
     edges = np.unique(np.concatenate(([first], edge, [final])))
     return np.arange(len(edges) - 1, dtype=np.int64), edges[:-1], edges[1:]
 
 
-def _is_sharded(trace: Trace) -> bool:
-    calls = np.unique(trace.collectives.call).tolist()
-    return any(classify_call(trace.strings[i]) == Op.REDUCE_SCATTER for i in calls if i >= 0)
+def host_calls(trace: Trace, *ops: Op, min_nelems: int = -1) -> Int64s:
+    """Rows of the host's records of some kinds of collectives, ascending."""
+    s, c = trace.slices, trace.collectives
+    kind = {i: classify_call(trace.strings[i]) for i in np.unique(c.call).tolist() if i >= 0}
+    wanted = np.array(sorted(i for i, op in kind.items() if op in ops), np.int32)
+    rows = c.row[np.isin(c.call, wanted) & (c.in_nelems >= min_nelems)]
+    return rows[s.kind[rows] == Kind.CPU_OP]
 
 
-def _loader_or(trace: Trace, after: Int64s, mark: Int64s) -> Int64s:
-    """The data loader's range between the optimizer and the first forward op, else that op."""
-    loader = trace.slices.ts_ns[trace.rows(Kind.ANNOTATION, trace.names_starting(DATA_LOADER))]
-    if not len(loader):
-        return mark
-    at = np.minimum(np.searchsorted(loader, after, "left"), len(loader) - 1)
-    return np.where((loader[at] >= after) & (loader[at] < mark), loader[at], mark)
+def _first_between(at: Int64s, after: Int64s, before: Int64s) -> Int64s:
+    """The first of `at` (ascending) in each ``[after, before)``; `before` where there is none."""
+    if not len(at):
+        return before
+    found = at[np.minimum(np.searchsorted(at, after, "left"), len(at) - 1)]
+    return np.asarray(np.where((found >= after) & (found < before), found, before), np.int64)
 
 
 def _from_optimizer_kernels(work: GpuWork) -> Edges | None:

@@ -33,3 +33,10 @@ RECOMPUTE_SHARE: Final = 0.02
 """Forward-only ops on the autograd thread, as a share of those in the forward pass, above which
 activations were recomputed. One checkpointed layer of a 48-layer model gives 2 %; without
 checkpointing the count is 0 (with_stack not needed)."""
+
+ACCUMULATE_TOLERANCE: Final = 0.1
+"""Passes whose gradient counts differ by more than 10 % go over different parameters.
+
+Micro-steps of one model accumulate the same parameters each time (equal counts in all recorded
+runs with accumulation); experts that see no token may drop out.
+"""

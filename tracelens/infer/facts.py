@@ -11,9 +11,9 @@ import numpy as np
 
 from tracelens.classify import Op, is_compute
 from tracelens.collectives import CommTable
-from tracelens.links import GpuWork, TrackSpans
+from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
 from tracelens.phases import Passes, Phase, Phases
-from tracelens.steps import EVALUATE, OPTIMIZER_STEP, StepMap
+from tracelens.steps import ACCUMULATE, EVALUATE, StepMap
 from tracelens.trace import Bools, Int64s, Kind, ProcessGroup, Trace
 
 #: Python frames (with_stack) that name a framework; all others are forgotten.
@@ -39,7 +39,7 @@ _ATTENTION_FORWARD = re.compile(r"fprop|flash_fwd|fmha_cutlassF|fwd_kernel|attn_
 _ATTENTION_BACKWARD = re.compile(
     r"bprop|flash_bwd.*(?<!convert)kernel|fmha_cutlassB|bwd_kernel|attn_bwd", re.I
 )
-_SIZE = re.compile(r'^\["\[(\d+)\]","(\d*)"')
+_SIZE = re.compile(r'^\s*\[\s*"\[(\d+)\]"\s*,\s*"(\d*)"')
 _TYPES = (
     (re.compile(r"c10::BFloat16|bf16|bfloat16", re.I), "bf16"),
     (re.compile(r"c10::Half|\b__half\b|fp16", re.I), "fp16"),
@@ -70,9 +70,13 @@ class RankFacts:
     whole : bool (k,)
         Whole steps; all steps where none is whole.
     passes : Passes
+    updates : int64 (u,)
+        Start of each optimizer step on the host (ranges of several parameter groups are one).
     compute_stream : int
         Stream with most GEMM and attention time, else most compute; -1 without compute.
     allocations : flat buffers allocated inside gradient hooks, ascending in time
+    hook_copies : int
+        ``aten::copy_`` calls inside gradient hooks: gradients put into a bucket.
     gemm_types : mapping of operand type to number of matrix products (record_shapes)
     weights : sizes of two-dimensional operands of matrix products, elements
     copy_bytes : mapping of (phase, direction) to bytes per whole step; directions h2d and d2h
@@ -86,6 +90,7 @@ class RankFacts:
     kernel_repeats : greatest common divisor of the model kernels' per-step counts; 0 unknown
     kernel_types : mapping of type to ns of compute kernels whose names tell it
     syncs : mapping of synchronising runtime call to count in whole steps
+    peers : ranks that this one sends to or receives from
     """
 
     rank: int
@@ -97,8 +102,10 @@ class RankFacts:
     comm: CommTable
     whole: Bools
     passes: Passes
+    updates: Int64s
     compute_stream: int
     allocations: tuple[Allocation, ...]
+    hook_copies: int
     gemm_types: dict[str, int]
     weights: frozenset[int]
     copy_bytes: dict[tuple[str, str], float]
@@ -111,11 +118,17 @@ class RankFacts:
     kernel_repeats: int
     kernel_types: dict[str, int]
     syncs: dict[str, int]
+    peers: tuple[int, ...]
 
     @property
     def n_steps(self) -> int:
         """Number of steps that count."""
         return int(self.whole.sum())
+
+    def groups_of(self, mask: Bools) -> set[tuple[int, int]]:
+        """Distinct (group, element type) of some rows of `comm`."""
+        pairs = zip(self.comm.group[mask].tolist(), self.comm.dtype[mask].tolist(), strict=True)
+        return set(pairs)
 
     def has(self, *names: str) -> bool:
         """Whether any of these host names occurs."""
@@ -147,8 +160,10 @@ def gather(
         comm=comm,
         whole=whole,
         passes=phases.passes,
+        updates=_updates(trace, phases.passes),
         compute_stream=_compute_stream(work),
         allocations=_allocations(trace, phases.passes),
+        hook_copies=_hook_copies(trace),
         gemm_types=types,
         weights=weights,
         copy_bytes=_copies(trace, work, phases, counted, int(whole.sum())),
@@ -161,7 +176,15 @@ def gather(
         kernel_repeats=_repeats(trace, work, found, whole),
         kernel_types=_kernel_types(trace, work, counted),
         syncs=_syncs(trace, found, whole),
+        peers=_peers(trace),
     )
+
+
+def _peers(trace: Trace) -> tuple[int, ...]:
+    c = trace.collectives
+    peers = np.unique(np.concatenate((c.src_rank, c.dst_rank)))
+    own = trace.info.rank if trace.info.rank is not None else -1
+    return tuple(int(p) for p in peers.tolist() if p >= 0 and p != own)
 
 
 def _names(trace: Trace) -> dict[str, int]:
@@ -174,6 +197,14 @@ def _names(trace: Trace) -> dict[str, int]:
         if _TELLING_FRAME.search(trace.strings[i]):
             names[trace.strings[i]] = names.get(trace.strings[i], 0) + int(frames[i])
     return names
+
+
+def _updates(trace: Trace, passes: Passes) -> Int64s:
+    s = trace.slices
+    ranges = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
+    behind = np.searchsorted(passes.start_ns, s.ts_ns[ranges])
+    first = np.concatenate(([True], behind[1:] != behind[:-1])) if len(ranges) else ranges > 0
+    return s.ts_ns[ranges[first]]
 
 
 def _compute_stream(work: GpuWork) -> int:
@@ -193,7 +224,7 @@ def _allocations(trace: Trace, passes: Passes) -> tuple[Allocation, ...]:
     """
     s, shapes = trace.slices, trace.shapes
     empty = trace.names_where(["aten::empty"])
-    hook = trace.rows(Kind.CPU_OP, trace.names_where(["torch::autograd::AccumulateGrad"]))
+    hook = trace.rows(Kind.CPU_OP, trace.names_where([ACCUMULATE]))
     on = np.flatnonzero(np.isin(s.name[shapes.row], empty) & (shapes.concrete >= 0))
     row = shapes.row[on]
     inside = TrackSpans(s, hook).contain(s.track[row], s.ts_ns[row])
@@ -205,6 +236,13 @@ def _allocations(trace: Trace, passes: Passes) -> tuple[Allocation, ...]:
             backward = int(np.searchsorted(passes.start_ns, at, "right")) - 1
             result.append(Allocation(backward, int(size.group(1)), size.group(2), at))
     return tuple(result)
+
+
+def _hook_copies(trace: Trace) -> int:
+    s = trace.slices
+    hook = trace.rows(Kind.CPU_OP, trace.names_where([ACCUMULATE]))
+    copies = trace.rows(Kind.CPU_OP, trace.names_where(["aten::copy_"]))
+    return int(TrackSpans(s, hook).contain(s.track[copies], s.ts_ns[copies]).sum())
 
 
 def _operands(trace: Trace) -> tuple[dict[str, int], frozenset[int]]:

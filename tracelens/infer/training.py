@@ -1,0 +1,188 @@
+"""Mode, gradient accumulation, precision, offload and activation checkpointing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from tracelens.infer.facts import RankFacts
+from tracelens.infer.result import CERTAIN, STATISTICAL, STRUCTURAL, WEAK, Inference
+from tracelens.infer.roles import Roles
+from tracelens.links import OPTIMIZER_STEP
+from tracelens.thresholds import ACCUMULATE_TOLERANCE, OFFLOAD_SHARE, RECOMPUTE_SHARE
+
+_PRECISION = {
+    "c10::BFloat16": "bf16",
+    "c10::Half": "fp16",
+    "float": "fp32",
+    "double": "fp64",
+}
+
+
+def infer_mode(facts: RankFacts) -> Inference:
+    """Training or inference."""
+    optimizer = sum(facts.starting(OPTIMIZER_STEP).values())
+    if len(facts.passes) or optimizer:
+        text = f"{len(facts.passes)} backward passes and {optimizer} optimizer ranges"
+        return Inference("mode", "training", ("training",), CERTAIN, (text,))
+    if (facts.optimizer_ns >= 0).any():
+        text = "optimizer kernels run in the recorded window"
+        return Inference("mode", "training", ("training",), STRUCTURAL, (text,))
+    if facts.has_host_ops:
+        text = "host ops were recorded, and no backward pass and no optimizer among them"
+        return Inference("mode", "inference", ("inference",), STRUCTURAL, (text,))
+    text = "GPU work alone, without a known optimizer kernel"
+    return Inference("mode", None, ("training", "inference"), WEAK, (text,))
+
+
+def infer_accumulation(facts: RankFacts, mode: Inference) -> Inference:
+    """gradient_accumulation_steps: backward passes per optimizer step."""
+    key = "gradient_accumulation_steps"
+    if mode.value == "inference":
+        return Inference(key, None, (), CERTAIN, ("nothing is trained",))
+    if len(facts.passes):
+        return _by_passes(facts, key)
+    g = facts.kernel_repeats
+    if g == 1:
+        text = "one matrix product or attention kernel runs once a step, so there is one micro-step"
+        return Inference(key, 1, (1,), STRUCTURAL, (text,))
+    if g > 1:
+        divisors = tuple(d for d in range(1, g + 1) if g % d == 0)
+        texts = (
+            f"every matrix product and attention kernel runs a multiple of {g} times a step",
+            "would decide: host ops (ProfilerActivity.CPU)",
+        )
+        return Inference(key, None, divisors, WEAK, texts)
+    return Inference(key, None, (), WEAK, ("no matrix product or attention kernel was recorded",))
+
+
+def _by_passes(facts: RankFacts, key: str) -> Inference:
+    """Count passes between optimizer steps, wherever the profiler put its own step marks."""
+    passes = facts.passes
+    if not len(facts.updates):
+        text = f"{len(passes)} backward passes and no optimizer step: the window is too short"
+        return Inference(key, None, (), WEAK, (text,), low=len(passes))
+    before = np.searchsorted(passes.start_ns, facts.updates)
+    counts = np.diff(before).tolist()
+    marked = int((passes.step >= 0).sum()) == len(passes) and len(facts.whole) > 0
+    if marked or not counts:
+        counts = [int(before[0]), *counts]  # the window starts with a step, not in the middle
+    counts = [n for n in counts if n > 0]
+    usual, times = Counter(counts).most_common(1)[0] if counts else (0, 0)
+    inside = passes.accumulate[passes.accumulate > 0]
+    if not counts or times * 2 <= len(counts):
+        text = f"backward passes between optimizer steps vary: {sorted(set(counts))}"
+        return Inference(key, None, tuple(sorted(set(counts))), WEAK, (text,))
+    spread = inside.max() - inside.min() if len(inside) else 0
+    if usual > 1 and len(inside) and spread > ACCUMULATE_TOLERANCE * inside.max():
+        text = (
+            f"{usual} backward passes per optimizer step, but over different parameters "
+            f"({inside.min()} to {inside.max()} gradients): several losses rather than accumulation"
+        )
+        return Inference(key, None, (1, usual), WEAK, (text,))
+    gradients = f", {int(inside[0]):,} gradients accumulated in each" if len(inside) else ""
+    text = f"{usual} backward pass{'es' if usual > 1 else ''} per optimizer step{gradients}"
+    return Inference(key, usual, (usual,), CERTAIN if times == len(counts) else STRUCTURAL, (text,))
+
+
+def infer_precision(facts: RankFacts, roles: Roles) -> Inference:
+    """Type of the matrix products: what the model computes in."""
+    key = "precision"
+    known = {t: n for t, n in facts.gemm_types.items() if t in _PRECISION}
+    if known:
+        top = max(known, key=lambda t: known[t])
+        share = known[top] / sum(known.values())
+        text = f"{known[top]:,} of {sum(known.values()):,} matrix products take {top} operands"
+        if share > 0.5:
+            value = _PRECISION[top]
+            return Inference(key, value, (value,), CERTAIN if share > 0.8 else STATISTICAL, (text,))
+    c = facts.comm
+    dtype = np.array([*c.dtypes, ""], object)[c.dtype[roles.reduction]]
+    reduced = Counter(str(d) for d in dtype if d in ("bf16", "fp16", "fp32"))
+    if reduced:
+        value = reduced.most_common(1)[0][0]
+        text = f"gradients are reduced in {value}"
+        if value != "fp32":
+            return Inference(key, value, (value,), STRUCTURAL, (text,))
+    by_name = {t: ns for t, ns in facts.kernel_types.items() if t in ("bf16", "fp16")}
+    if len(by_name) == 1 or (by_name and max(by_name.values()) > 10 * min(by_name.values())):
+        value = max(by_name, key=lambda t: by_name[t])
+        text = f"kernels for {value} take most of the time of those whose names tell a type"
+        return Inference(key, value, (value,), STATISTICAL, (text,))
+    if facts.kernel_types and not by_name:
+        text = "no kernel name shows a half-precision type, elementwise kernels are for float"
+        return Inference(key, "fp32", ("fp32",), STATISTICAL, (text,))
+    text = "neither operand types nor kernel names tell; would decide: record_shapes=True"
+    return Inference(key, None, ("bf16", "fp16", "fp32"), WEAK, (text,))
+
+
+def infer_offload_optimizer(facts: RankFacts, mode: Inference) -> Inference:
+    """Where the optimizer runs and keeps its state."""
+    key = "offload_optimizer"
+    if mode.value == "inference":
+        return Inference(key, None, (), CERTAIN, ("nothing is trained",))
+    on_cpu = facts.starting(OPTIMIZER_STEP + "DeepSpeedCPU")
+    back = facts.copy_bytes.get(("all", "d2h"), 0.0)
+    if on_cpu:
+        texts = (
+            f"{', '.join(on_cpu)} updates on the host; {back / 1e6:,.0f} MB a step copied to it",
+            "state on NVMe would look the same in this trace",
+        )
+        return Inference(key, "cpu", ("cpu", "nvme"), STRUCTURAL, texts)
+    if facts.optimizer_kernels > 0:
+        text = f"{facts.optimizer_kernels:g} kernels a step run inside the optimizer's range"
+        return Inference(key, "none", ("none",), CERTAIN, (text,))
+    if facts.starting(OPTIMIZER_STEP) and back > 0:
+        text = (
+            "the optimizer's range launches no kernel, and "
+            f"{back / 1e6:,.0f} MB a step are copied to the host"
+        )
+        return Inference(key, "cpu", ("cpu", "nvme"), STATISTICAL, (text,))
+    if (facts.optimizer_ns >= 0).any():
+        return Inference(key, "none", ("none",), STRUCTURAL, ("optimizer kernels run on the GPU",))
+    return Inference(key, None, ("none", "cpu", "nvme"), WEAK, ("no optimizer was recorded",))
+
+
+def infer_offload_param(facts: RankFacts, roles: Roles) -> Inference:
+    """Whether parameters come from the host while the model runs."""
+    key = "offload_param"
+    if not facts.has_host_ops:
+        text = "GPU work alone does not show what a copy from the host carries"
+        return Inference(key, None, ("none", "cpu", "nvme"), WEAK, (text,))
+    copied = facts.copy_bytes.get(("forward", "h2d"), 0.0)
+    fetched = facts.comm.bytes[roles.fetch & (facts.comm.bytes > 0)]
+    sizes = np.array([g.size for g in facts.comm.groups] + [1], np.int64)
+    ranks = sizes[facts.comm.group[roles.fetch & (facts.comm.bytes > 0)]]
+    shard = float((fetched / np.maximum(ranks, 1)).sum()) / facts.n_steps
+    single = facts.world_size == 1 or (not len(facts.comm) and facts.world_size is None)
+    if single and facts.has("PreBackwardFunctionForModule"):
+        # one rank gathers nothing: compare with the weights that the products read
+        shard = float(sum(facts.weights)) * 2
+    if shard > 0 and copied >= OFFLOAD_SHARE * shard:
+        text = f"{copied / 1e6:,.0f} MB a step copied from the host in the forward pass"
+        return Inference(key, "cpu", ("cpu", "nvme"), STRUCTURAL, (text,))
+    text = f"{copied / 1e6:,.1f} MB a step copied from the host in the forward pass: inputs only"
+    return Inference(key, "none", ("none",), STRUCTURAL, (text,))
+
+
+def infer_checkpointing(facts: RankFacts, mode: Inference) -> Inference:
+    """Whether activations are recomputed in the backward pass."""
+    key = "activation_checkpointing"
+    if mode.value == "inference":
+        return Inference(key, None, (), CERTAIN, ("no backward pass",))
+    if facts.forwarded and len(facts.passes):
+        share = facts.recomputed / facts.forwarded
+        text = (
+            f"{facts.recomputed:,} forward-only ops (linear, attention, norms ...) ran inside "
+            f"backward nodes, {facts.forwarded:,} outside"
+        )
+        value = share >= RECOMPUTE_SHARE
+        return Inference(key, value, (value,), CERTAIN, (text,))
+    forward, backward = facts.attention
+    if backward and forward % backward == 0 and forward // backward in (1, 2):
+        value = forward == 2 * backward
+        text = f"{forward} forward and {backward} backward attention kernels"
+        return Inference(key, value, (value,), STRUCTURAL if value else STATISTICAL, (text,))
+    text = "neither forward ops nor attention kernels tell"
+    return Inference(key, None, (False, True), WEAK, (text,))
