@@ -365,3 +365,9 @@ def test_begin_and_end_events_are_joined_per_thread(tmp_path: Path) -> None:
     assert column(trace, "external_id") == [5, -1]
     assert notes(trace) == {"unmatched_begin_end": 2}
     assert (trace.stats.events_read, trace.stats.events_dropped) == (6, 2)
+
+
+def test_a_small_process_number_is_no_device(tmp_path: Path) -> None:
+    built = TraceBuilder().event("X", "x", 1, dur=1, cat="of tomorrow", pid=97, tid=97)
+    trace = open_trace(built.write(tmp_path / "t.json"))
+    assert (column(trace, "device"), column(trace, "stream")) == ([-1], [-1])

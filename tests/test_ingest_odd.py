@@ -56,6 +56,20 @@ def test_nan_in_a_number_that_we_read(tmp_path: Path) -> None:
     assert len(trace.slices) == 1
 
 
+@pytest.mark.parametrize("value", ["nan", "-nan", "inf", "-Infinity", "NaN", "nan(ind)"])
+def test_numbers_that_are_not_finite_do_not_slow_the_reader(tmp_path: Path, value: str) -> None:
+    odd = GOOD[:-1] + f', "args": {{"memory bandwidth (GB/s)": {value}, "bytes": {value}}}}}'
+    trace = read_text(tmp_path, f"[{GOOD}, {odd}]")
+    assert len(trace.slices) == 2
+    assert notes(trace) == {"not_finite": 2}
+
+
+def test_names_that_look_like_numbers_stay(tmp_path: Path) -> None:
+    odd = GOOD.replace("good", 'f(\\": nan, x)')
+    trace = read_text(tmp_path, f'[{odd}, {GOOD[:-1]}, "args": {{"x": nan}}}}]')
+    assert 'f(": nan, x)' in names(trace)
+
+
 def test_trailing_comma(tmp_path: Path) -> None:
     trace = read_text(tmp_path, f'{{"traceEvents": [{GOOD}, {GOOD},\n]}}')
     assert len(trace.slices) == 2

@@ -21,11 +21,11 @@ _EVENT_START = rb'\{\s*"(?:' + _FIRST_KEYS + rb')"\s*:'
 BOUNDARY = re.compile(rb"\}(\s*,\s*)(?=" + _EVENT_START + rb")")
 _ARRAY = re.compile(rb'"traceEvents"\s*:\s*\[')
 
-#: Bytes of one slice: what a core keeps in its L2 cache (0.5 to 8 MB measured equal, more slower).
+#: Bytes of one slice (0.5 to 8 MB measured alike; more is slower and takes memory).
 SLICE_BYTES = 2_000_000
 #: Largest stretch without an event boundary. A real event stays below a few MB (python stacks,
 #: shapes of foreach ops); what is larger is another format or hostile, and would eat the memory.
-MAX_EVENT_BYTES = 256_000_000
+MAX_EVENT_BYTES = 2**28
 #: Largest header before and tail after the array (deviceProperties, INFO lists, stack frames).
 MAX_HEADER_BYTES = 64_000_000
 #: Where the last boundary of a slice is looked for first.
@@ -122,7 +122,7 @@ class EventStream:
         return filled, filled < room
 
     def _larger(self, buffer: bytearray) -> bytearray:
-        if len(buffer) > MAX_EVENT_BYTES:
+        if 2 * len(buffer) > MAX_EVENT_BYTES:
             raise CorruptTrace(
                 f"no event boundary within {format_bytes(len(buffer))}: damaged, or not a trace",
                 hint="check the file with a JSON tool, or record again",

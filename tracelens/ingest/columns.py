@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from tracelens.ingest import growing
 from tracelens.ingest.growing import Columns
-from tracelens.ingest.kinds import ON_DEVICE, UNKNOWN, KindOfCategory, infer_kind
+from tracelens.ingest.kinds import ON_DEVICE, ON_TRACK, UNKNOWN, KindOfCategory, infer_kind
 from tracelens.ingest.schema import (
     ABSENT,
     NO_ARGS,
@@ -272,10 +272,11 @@ class TableBuilder:
     def _place(self, slices: Columns) -> None:
         """Stream and device: none on host rows; on a GPU's track its numbers, if not written."""
         on_device = np.isin(slices["kind"], np.array(ON_DEVICE, np.int8))
+        on_track = np.isin(slices["kind"], np.array(ON_TRACK, np.int8))
         for name, of_track in zip(("device", "stream"), self._tracks.numbers(), strict=True):
             column = slices[name]
             column[~on_device] = -1
-            bare = np.flatnonzero(on_device & (column == -1))
+            bare = np.flatnonzero(on_track & (column == -1))
             if len(bare):
                 column[bare] = of_track[slices["track"][bare]]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -16,6 +16,10 @@ from tracelens.ingest.tolerant import read_events
 #: What msgspec raises on text that is not as declared.
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
+#: Numbers that C++ and Python print and JSON does not have, as the value of a key.
+_NOT_FINITE = re.compile(
+    rb'((?<!\\)"\s*:\s*)-?(?:nan|NaN|inf|Infinity)(?:\(\w*\))?(?=\s*[,}])',
+)
 #: Where the array may end: after an event, or at once.
 _CLOSING = re.compile(rb"(?:\}|\A)\s*\]")
 #: How many such places to try before going event by event: arguments may hold lists of objects.
@@ -53,11 +57,20 @@ class PieceDecoder:
 
     def __call__(self, piece: Piece) -> Decoded:
         """Decode one piece; its structs point into the piece's buffer."""
-        if not self.left:
-            found = self._strict(piece)
-            if found is not None:
-                return found
-        return self._repair(piece)
+        found = None if self.left else self._strict(piece)
+        if found is not None:
+            return found
+        mended = self._finite(piece)
+        found = None if self.left or mended is piece else self._strict(mended)
+        return found or self._repair(mended)
+
+    def _finite(self, piece: Piece) -> Piece:
+        """The piece with null for NaN and infinities; itself if it has none."""
+        text, count = _NOT_FINITE.subn(rb"\1null", bytes(piece.view))
+        if not count:
+            return piece
+        self._tally.add("not_finite", count)
+        return replace(piece, view=memoryview(text))
 
     def _strict(self, piece: Piece) -> Decoded | None:
         if not piece.last:

@@ -39,9 +39,11 @@ KIND_OF_CATEGORY = {
 #: Categories that do not say: none, and the one that vendors use for calls and device work alike.
 _SILENT = ("", "collective_comm")
 
+#: Kinds that stand on a GPU's track, written under (device, stream).
+ON_TRACK = (Kind.KERNEL, Kind.MEMCPY, Kind.MEMSET, Kind.GPU_ANNOTATION)
 #: Kinds whose stream and device mean where the work ran; elsewhere they are only arguments
 #: (ROCm's runtime calls carry the stream's address).
-ON_DEVICE = (Kind.KERNEL, Kind.MEMCPY, Kind.MEMSET, Kind.GPU_ANNOTATION, Kind.SYNC, Kind.OTHER)
+ON_DEVICE = (*ON_TRACK, Kind.SYNC, Kind.OTHER)
 
 _RUNTIME_PREFIXES = ("cuda", "hip", "cuLaunch", "cuMem", "cuStream", "cuEvent", "cuCtx")
 _KERNEL_PREFIXES = ("ncclKernel", "ncclDevKernel", "rcclKernel", "void ")

@@ -13,6 +13,7 @@ unmatched_begin_end   dropped: B without E, or E without B
 missing_dur           kept with duration 0
 negative_dur          duration set to 0
 odd_values            arguments that are not numbers, taken as absent
+not_finite            NaN or infinite numbers, taken as absent
 not_utf8              characters replaced
 tolerant_slices       stretches (2 MB) that had to be read event by event
 bad_header            header not valid JSON, read as far as possible

@@ -19,6 +19,7 @@ _TEXTS = {
     "missing_dur": "Events without a usable duration were kept with duration 0.",
     "negative_dur": "Negative durations were set to 0.",
     "odd_values": "Arguments that should be numbers and are not were taken as absent.",
+    "not_finite": "Numbers that are not finite (NaN, inf) were taken as absent.",
     "not_utf8": "Parts of the file are not UTF-8; such characters show as U+FFFD.",
     "tolerant_slices": "Parts of the file broke the JSON rules and were read event by event.",
     "bad_header": "The file's header is not valid JSON; what could be read of it was used.",
