@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from decimal import ROUND_HALF_EVEN, Decimal
 
 import numpy as np
@@ -62,6 +63,7 @@ def sample() -> TraceBuilder:
 
 
 TEXT = sample().text()
+PACKED = gzip.compress(TEXT, mtime=0)
 FIRST = TEXT.index(b'"traceEvents"')
 
 
@@ -70,7 +72,10 @@ def whole_events(text: bytes) -> tuple[int, int]:
     found, slices = 0, 0
     decoder = json.JSONDecoder()
     written = text.decode("utf-8", "ignore")
-    at = written.index('"traceEvents": [') + len('"traceEvents": [')
+    before, found_array, _ = written.partition('"traceEvents": [')
+    if not found_array:
+        return 0, 0
+    at = len(before) + len(found_array)
     while True:
         while written[at : at + 1] in (",", "\n", " "):
             at += 1
@@ -101,20 +106,23 @@ def test_a_cut_file_gives_exactly_the_whole_events(
     assert trace.info.truncated
 
 
-@settings(max_examples=100, deadline=None)
-@given(cut=st.integers(20, len(gzip.compress(TEXT)) - 1))
-def test_a_cut_gz_never_loses_a_whole_event(
+@settings(max_examples=200, deadline=None)
+@given(cut=st.integers(20, len(PACKED) - 1))
+def test_a_cut_gz_gives_exactly_the_whole_events(
     cut: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "cut.json.gz"
-    path.write_bytes(gzip.compress(TEXT)[:cut])
-    try:
-        trace = open_trace(path)
-    except InputError:
-        return  # the cut came before the first event had been unpacked
-    assert trace.info.truncated
+    path.write_bytes(PACKED[:cut])
+    there = zlib.decompressobj(31).decompress(PACKED[:cut])
+    events, slices = whole_events(there)
+    if not events:
+        with pytest.raises(InputError):
+            open_trace(path)
+        return
+    trace = open_trace(path)
+    assert (trace.stats.events_read, len(trace.slices)) == (events, slices)
     assert trace.stats.events_dropped == 0
-    assert 0 < trace.stats.events_read <= len(sample())
+    assert trace.info.truncated
 
 
 @settings(max_examples=200, deadline=None)
@@ -131,7 +139,8 @@ def test_flipped_bytes_are_no_crash(
         trace = open_trace(path)
     except InputError:
         return
-    assert len(trace.slices) >= 15
+    assert trace.stats.events_read >= len(trace.slices) >= 0
+    assert np.all(trace.slices.dur_ns >= 0)
 
 
 @settings(max_examples=50, deadline=None)

@@ -90,7 +90,8 @@ class EventStream:
                 break
         raise UnsupportedFormat(
             f'no "traceEvents" array in the first {format_bytes(len(head))}',
-            hint="a Chrome trace as torch.profiler's export_chrome_trace writes it is expected",
+            hint="expected is a Chrome trace as torch.profiler's export_chrome_trace writes it; "
+            "was the file cut off?",
         )
 
     def __iter__(self) -> Iterator[Piece]:
