@@ -9,7 +9,7 @@ DEMO ?= sample_traces/zero2_slow_fabric
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types check bench clean python
+.PHONY: help demo test lint format types check clean python
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,9 +32,6 @@ types: $(VENV)/.installed-dev ## mypy, strict
 	$(BIN)/mypy
 
 check: lint types test ## what has to pass before a commit
-
-bench: $(VENV)/.installed-dev ## time and memory against HTA (see benchmarks/)
-	$(BIN)/python benchmarks/bench_hta.py
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
