@@ -164,7 +164,7 @@ def classify_kernel(name: str) -> Op:
 
 
 def _classify_comm(name: str) -> Op:
-    head = name.split("(", 1)[0]
+    head = name.replace("(anonymous namespace)", "").split("(", 1)[0]
     for pattern, op in _COLLECTIVE:
         if re.search(pattern, head, re.IGNORECASE):
             return op

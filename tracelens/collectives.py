@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from tracelens.classify import Op
 from tracelens.intervals import clip_lengths
-from tracelens.links import GpuWork, TrackSpans
+from tracelens.links import GpuWork, TrackSpans, span_nelems
 from tracelens.overlap import compute_spans
 from tracelens.phases import Phase, Phases
 from tracelens.steps import ACCUMULATE, EVALUATE, StepMap
@@ -150,6 +151,7 @@ def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> Comm
         return np.where(has, column[call], -1) if len(column) else np.full(len(rows), -1)
 
     n_in, n_out = recorded(c.in_nelems), recorded(c.out_nelems)
+    n_in, n_out, size = _from_spans(trace, work, rows, (n_in, n_out, size))
     largest = np.maximum(n_in, n_out)
     launch, host_ns = work.launch[rows], work.launch_ns[rows]
     track = np.where(launch >= 0, s.track[launch], -1).astype(np.int32)
@@ -182,6 +184,30 @@ def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> Comm
         dtypes=dtypes,
         groups=groups,
     )
+
+
+def _from_spans(
+    trace: Trace, work: GpuWork, rows: Int64s, known: tuple[Int64s, Int64s, Int64s]
+) -> tuple[Int64s, Int64s, Int64s]:
+    """Sizes of messages whose only record is the range around their launch (torch before 2.3).
+
+    The range shows the input. It is the larger side, except of an all-gather, whose output is
+    larger by a group size that nothing tells.
+    """
+    n_in, n_out, size = (k.copy() for k in known)
+    span = np.where(work.op[rows] == Op.ALL_GATHER, -1, work.span[rows])
+    nelems = span_nelems(trace, span)
+    has = nelems >= 0
+    n_in[has] = nelems[has]
+    same = has & np.isin(work.op[rows], (Op.ALL_REDUCE, Op.BROADCAST, Op.REDUCE))
+    n_out[same] = nelems[same]
+    types = trace.shapes.types[
+        np.minimum(np.searchsorted(trace.shapes.row, span[has]), max(len(trace.shapes) - 1, 0))
+    ]
+    for code in np.unique(types).tolist():
+        first = msgspec.json.decode(trace.strings[code])[:1] if code >= 0 else []
+        size[np.flatnonzero(has)[types == code]] = normal_dtype(str(*first))[1]
+    return n_in, n_out, size
 
 
 def _dtypes(trace: Trace, work: GpuWork, rows: Int64s) -> tuple[Int8s, tuple[str, ...], Int64s]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,7 @@ def findings_frame(analysis: Analysis) -> pd.DataFrame:
     """One row a finding, most expensive first; typed columns even when there is none."""
     rows = sorted(analysis.finding_rows, key=lambda f: -f.cost_ms_per_step)
 
-    def objects(values: list[object]) -> pd.Series[object]:
+    def objects(values: list[object]) -> pd.Series[Any]:
         return pd.Series(values, dtype=object)
 
     return pd.DataFrame(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from tracelens.classify import Op, classify, classify_call, is_comm, is_compute
@@ -13,6 +16,12 @@ from tracelens.trace import Bools, Int8s, Int32s, Int64s, Kind, Slices, Trace, _
 #: torch.optim wraps every optimizer's step in a range of this name (torch/optim/optimizer.py,
 #: profile_hook_step, since torch 1.8).
 OPTIMIZER_STEP = "Optimizer.step#"
+
+#: c10d's ranges around a collective's launch: backend, then operation (torch/csrc/distributed/c10d,
+#: ProcessGroupNCCL.cpp, profilingTitle); symmetric-memory operators (torch.ops.symm_mem).
+COMM_RANGE = re.compile(
+    r"(nccl|rccl|gloo|ucc|hccl|xccl|mpi):_?(all|reduce|broadcast|send|recv)|symm_mem::"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,9 @@ class GpuWork:
         Row of the innermost host op or annotation around the launch; -1 unknown.
     call : int64 (n,)
         Row of `Collectives` with the arguments of the communication; -1 unknown.
+    span : int64 (n,)
+        Row of the collective's own host range (``nccl:all_reduce``) around the launch of
+        communication without recorded arguments (torch before 2.3); -1 unknown.
     stream, device : int32 (n,)
     """
 
@@ -45,6 +57,7 @@ class GpuWork:
     launch_ns: Int64s
     parent: Int64s
     call: Int64s
+    span: Int64s
     stream: Int32s
     device: Int32s
 
@@ -90,23 +103,78 @@ def link(trace: Trace) -> GpuWork:
     runtime = np.flatnonzero(s.kind == Kind.RUNTIME)
     launch = lookup(s.correlation[runtime], runtime, s.correlation[row])
     host = np.flatnonzero((s.kind == Kind.CPU_OP) | (s.kind == Kind.ANNOTATION))
-    external = s.external_id[row]
-    from_launch = np.where(launch >= 0, s.external_id[launch], -1)
-    external = np.where(external > 0, external, from_launch)
-    parent = lookup(s.external_id[host], host, external)
+    parent = lookup(s.external_id[host], host, _external_ids(s, row, launch))
     call = _calls_of(trace, row, parent)
+    as_kernel, as_copy = classify(trace)
+    kind = s.kind[row]
+    op = np.where(kind == Kind.KERNEL, as_kernel[s.name[row]], as_copy[s.name[row]])
+    op = np.where(kind == Kind.MEMSET, np.int8(Op.MEMSET), op).astype(np.int8)
+    span = np.where(is_comm(op) & (call < 0), _spans_around(trace, launch), -1)
     return GpuWork(
         row=row,
         start_ns=s.ts_ns[row],
         end_ns=s.ts_ns[row] + s.dur_ns[row],
-        op=_meaning(trace, row, launch, call),
+        op=_refine(trace, op, launch, call, span),
         launch=launch,
         launch_ns=np.where(launch >= 0, s.ts_ns[launch], -1),
         parent=parent,
         call=call,
+        span=span,
         stream=s.stream[row],
         device=s.device[row],
     )
+
+
+def _external_ids(s: Slices, row: Int64s, launch: Int64s) -> Int64s:
+    """Ids that GPU work shares with a host op: its own, else its launch's; -1 unknown.
+
+    Kineto before 2023 wrote the correlation there instead, which would match by chance.
+    """
+    external = s.external_id[row]
+    if len(row) and (external == s.correlation[row]).mean() > 0.5:
+        return np.full(len(row), -1, np.int64)
+    return np.where(external > 0, external, np.where(launch >= 0, s.external_id[launch], -1))
+
+
+def comm_spans(trace: Trace) -> Int64s:
+    """Rows of the host ranges that c10d puts around each collective's launch, ascending."""
+    names = np.array([i for i, t in enumerate(trace.strings) if COMM_RANGE.match(t)], np.int32)
+    return trace.rows((Kind.CPU_OP, Kind.ANNOTATION), names)
+
+
+def span_nelems(trace: Trace, rows: Int64s) -> Int64s:
+    """Elements of the first operand of such ranges (record_shapes); -1 where it is unknown."""
+    shapes = trace.shapes
+    nelems = np.full(len(rows), -1, np.int64)
+    if not len(shapes):
+        return nelems
+    at = np.minimum(np.searchsorted(shapes.row, rows), len(shapes) - 1)
+    for i in np.flatnonzero((shapes.row[at] == rows) & (shapes.dims[at] >= 0)).tolist():
+        dims = msgspec.json.decode(trace.strings[shapes.dims[at[i]]])
+        if dims and isinstance(dims[0], list) and all(isinstance(d, int) for d in dims[0]):
+            nelems[i] = math.prod(dims[0])
+    return nelems
+
+
+def _spans_around(trace: Trace, launch: Int64s) -> Int64s:
+    """The collective's range (``nccl:all_reduce`` ...) around each launch; -1 where there is none.
+
+    These ranges are the innermost of their collective, so on one thread they never nest.
+    """
+    s = trace.slices
+    rows = comm_spans(trace)
+    found = np.full(len(launch), -1, np.int64)
+    known = np.flatnonzero(launch >= 0)
+    if not len(rows) or not len(known):
+        return found
+    for track in np.unique(s.track[rows]).tolist():
+        mine = rows[s.track[rows] == track]
+        here = known[s.track[launch[known]] == track]
+        at = s.ts_ns[launch[here]]
+        k = np.searchsorted(s.ts_ns[mine], at, "right") - 1
+        inside = (k >= 0) & (at < s.end_ns[mine[np.maximum(k, 0)]])
+        found[here[inside]] = mine[k[inside]]
+    return found
 
 
 def _calls_of(trace: Trace, row: Int64s, parent: Int64s) -> Int64s:
@@ -121,19 +189,19 @@ def _calls_of(trace: Trace, row: Int64s, parent: Int64s) -> Int64s:
     return np.where(inherited, above, call)
 
 
-def _meaning(trace: Trace, row: Int64s, launch: Int64s, call: Int64s) -> Int8s:
-    s = trace.slices
-    as_kernel, as_copy = classify(trace)
-    kind = s.kind[row]
-    op = np.where(kind == Kind.KERNEL, as_kernel[s.name[row]], as_copy[s.name[row]])
-    op = np.where(kind == Kind.MEMSET, np.int8(Op.MEMSET), op).astype(np.int8)
-    # a recorded call refines kernels that are communication by name; the copies and memsets
-    # that a collective issues around its kernels stay what they are
-    refined = is_comm(op) & (call >= 0)
-    for code in np.unique(trace.collectives.call[call[refined]]):
-        meaning = classify_call(trace.strings[code]) if code >= 0 else None
-        if meaning is not None:
-            op[refined & (trace.collectives.call[call] == code)] = meaning
+def _refine(trace: Trace, op: Int8s, launch: Int64s, call: Int64s, span: Int64s) -> Int8s:
+    """What the names leave open: the collective behind a kernel, and the optimizer's work.
+
+    Only kernels that are communication by name are refined; the copies and memsets that a
+    collective issues around them stay what they are.
+    """
+    s, c = trace.slices, trace.collectives
+    comm = is_comm(op)
+    for has, code in ((call >= 0, c.call[call] if len(c) else call), (span >= 0, s.name[span])):
+        for value in np.unique(code[comm & has]).tolist():
+            meaning = classify_call(trace.strings[value]) if value >= 0 else None
+            if meaning is not None:
+                op[comm & has & (code == value)] = int(meaning)
     if (op == Op.P2P_OR_ALL_TO_ALL).any():
         # a coalesced batch carries no arguments of its own, but its members were recorded
         kinds = {

@@ -74,7 +74,7 @@ def find_phases(trace: Trace, work: GpuWork, found: StepMap) -> Phases:
     micro = np.full(n, -1, np.int32)
     known = (work.launch_ns >= 0) & (found.of_work >= 0)
     if not len(passes):
-        if len(marks):
+        if (trace.slices.kind == Kind.CPU_OP).any():
             phase[known] = Phase.FORWARD
             micro[known] = 0
         return Phases(phase, micro, passes)

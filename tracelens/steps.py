@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracelens.classify import Op, classify_call, is_comm
-from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
+from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans, comm_spans, span_nelems
 from tracelens.thresholds import STEP_WORK_TOLERANCE
 from tracelens.trace import Bools, Int32s, Int64s, Kind, Trace, _freeze
 
@@ -145,12 +145,20 @@ def _from_optimizer_ranges(trace: Trace) -> Edges | None:
 
 
 def host_calls(trace: Trace, *ops: Op, min_nelems: int = -1) -> Int64s:
-    """Rows of the host's records of some kinds of collectives, ascending."""
+    """Rows of the host's records of some kinds of collectives, ascending.
+
+    The records with arguments, or, before torch 2.3, the ranges around the launches with the
+    sizes that record_shapes gives them.
+    """
     s, c = trace.slices, trace.collectives
-    kind = {i: classify_call(trace.strings[i]) for i in np.unique(c.call).tolist() if i >= 0}
+    rows, code, nelems = c.row, c.call, c.in_nelems
+    if not len(c):
+        rows = comm_spans(trace)
+        code, nelems = s.name[rows], span_nelems(trace, rows)
+    kind = {i: classify_call(trace.strings[i]) for i in np.unique(code).tolist() if i >= 0}
     wanted = np.array(sorted(i for i, op in kind.items() if op in ops), np.int32)
-    rows = c.row[np.isin(c.call, wanted) & (c.in_nelems >= min_nelems)]
-    return rows[s.kind[rows] == Kind.CPU_OP]
+    rows = rows[np.isin(code, wanted) & (nelems >= min_nelems)]
+    return np.asarray(rows[s.kind[rows] <= Kind.ANNOTATION], np.int64)
 
 
 def _first_between(at: Int64s, after: Int64s, before: Int64s) -> Int64s:

@@ -40,3 +40,10 @@ ACCUMULATE_TOLERANCE: Final = 0.1
 Micro-steps of one model accumulate the same parameters each time (equal counts in all recorded
 runs with accumulation); experts that see no token may drop out.
 """
+
+SMALL_INPUT_BYTES: Final = 64 * 2**20
+"""Copies from the host of less than this per step are inputs: token ids of 8 million tokens.
+
+A model that is offloaded moves its parameters, gigabytes; where no weight size was recorded this
+bound alone separates the two.
+"""

@@ -206,6 +206,12 @@ SHAPE_OPS = frozenset(
         "aten::convolution",
         "aten::scaled_dot_product_attention",
         "record_param_comms",
+        "nccl:all_reduce",
+        "nccl:_reduce_scatter_base",
+        "nccl:_all_gather_base",
+        "nccl:all_to_all",
+        "nccl:broadcast",
+        "nccl:reduce",
     }
 )
 
@@ -269,7 +275,7 @@ class TraceInfo:
 
     `source` is ``torch.profiler`` or ``nsys``; `clock_zero_ns` is the unix time, ns, of ts 0;
     `devices` are the names of the GPUs by device number; `record_shapes`, `with_stack`,
-    `profile_memory` are the recording's own switches; `has_cpu` tells whether host ops are there.
+    `profile_memory` are the recording's own switches.
     """
 
     path: str

@@ -9,7 +9,7 @@ import numpy as np
 
 from tracelens.classify import Op
 from tracelens.infer.facts import RankFacts
-from tracelens.infer.result import CERTAIN, STATISTICAL, STRUCTURAL, WEAK, Inference
+from tracelens.infer.result import CERTAIN, STATISTICAL, STRUCTURAL, WEAK, Inference, Value
 from tracelens.infer.roles import Roles, sizes_text
 from tracelens.phases import Phase
 from tracelens.thresholds import ACTIVATION_REPEATS
@@ -116,7 +116,6 @@ def infer_data(
     ranks: Sequence[tuple[RankFacts, Roles]],
     world_size: int | None,
     others: Sequence[Inference],
-    mode: Inference,
 ) -> Inference:
     """Data parallelism: what is left of the job, checked against who reduces gradients.
 
@@ -125,38 +124,52 @@ def infer_data(
     ranks : sequence of (RankFacts, Roles)
     world_size : int or None
     others : sequence of Inference
-        Tensor, pipeline and sequence parallel sizes.
-    mode : Inference
+        Tensor, pipeline and sequence parallel sizes, in this order.
     """
     key = "data_parallel_size"
     sizes = [i.value for i in others]
     share = int(np.prod([int(v) for v in sizes if v is not None]))
     world = world_size or _alone(ranks)
-    reduced = max((_reducing(f, r) for f, r in ranks), default=1)
-    sequence = next((i.value for i in others if i.key == "sequence_parallel_size"), None)
-    by_group = reduced // int(sequence) if sequence and reduced % int(sequence) == 0 else reduced
-    if world is None:
-        if by_group > 1:
-            text = f"gradients are reduced over {reduced} ranks"
-            return Inference(key, by_group, (by_group,), STATISTICAL, (text,))
-        return Inference(key, None, (), WEAK, ("the size of the job was not recorded",))
-    if any(v is None for v in sizes):
-        kernels_only = not any(f.has_host_ops for f, _ in ranks)
-        replicas = kernels_only and any(r.reduction.any() for _, r in ranks)
-        text = f"{world} ranks, and how they are split could not be told"
-        return Inference(key, None, (world,) if replicas else (), WEAK, (text,))
-    rest = world // share if world % share == 0 else None
-    if rest == by_group or (rest == 1 and by_group <= 1):
+    reduced = _reducing(ranks)
+    if world is None or any(v is None for v in sizes):
+        return _data_unsplit(ranks, world, reduced, sizes[2])
+    rest, extra = divmod(world, share)
+    by_group = reduced // int(sizes[2] or 1) if reduced else None
+    if extra == 0 and rest == by_group:
         text = f"{world} ranks, gradients reduced over {reduced}"
         return Inference(key, rest, (rest,), STRUCTURAL, (text,))
-    if rest is not None and (mode.value == "inference" or by_group <= 1):
-        if mode.value == "inference":
-            text = f"{world} ranks of which {share} share one replica"
-            return Inference(key, rest, (rest,), STATISTICAL, (text,))
+    if extra == 0 and rest == 1 and by_group is None:
+        text = f"all {world} ranks share one replica" if world > 1 else "a job of one rank"
+        return Inference(key, 1, (1,), STRUCTURAL, (text,))
+    reducing = any(r.reduction.any() for _, r in ranks)
+    if extra == 0 and reducing and by_group is None:
+        text = f"{world} ranks, and gradients are reduced over a group whose size was not recorded"
+        return Inference(key, rest, (rest,), STATISTICAL, (text,))
+    if by_group is None:
         text = f"{world} ranks, and no gradient reduction between them was recorded"
-        return Inference(key, None, (rest, 1), WEAK, (text,))
+        return Inference(key, None, (rest, 1) if extra == 0 else (), WEAK, (text,))
     text = f"{world} ranks split {share}-way otherwise, but gradients are reduced over {reduced}"
-    return Inference(key, None, tuple(sorted({by_group, rest or 1})), WEAK, (text,))
+    return Inference(key, None, tuple(sorted({by_group, rest})), WEAK, (text,))
+
+
+def _data_unsplit(
+    ranks: Sequence[tuple[RankFacts, Roles]],
+    world: int | None,
+    reduced: int | None,
+    sequence: Value,
+) -> Inference:
+    """When the size of the job or of another dimension is unknown."""
+    key = "data_parallel_size"
+    if world is None and reduced and sequence is not None:
+        n = reduced // int(sequence)
+        return Inference(
+            key, n, (n,), STATISTICAL, (f"gradients are reduced over {reduced} ranks",)
+        )
+    if world is None:
+        return Inference(key, None, (), WEAK, ("the size of the job was not recorded",))
+    reducing = any(r.reduction.any() for _, r in ranks)
+    text = f"{world} ranks, and how they are split could not be told"
+    return Inference(key, None, (world,) if reducing else (), WEAK, (text,))
 
 
 def _alone(ranks: Sequence[tuple[RankFacts, Roles]]) -> int | None:
@@ -165,13 +178,19 @@ def _alone(ranks: Sequence[tuple[RankFacts, Roles]]) -> int | None:
     return 1 if quiet and len(ranks) == 1 and ranks[0][0].has_host_ops else None
 
 
-def _reducing(facts: RankFacts, roles: Roles) -> int:
-    """Ranks over which gradients are combined: shards times replicas where both are reduced."""
-    c = facts.comm
-    backward = roles.reduction & (c.phase == Phase.BACKWARD)
-    scattered = _group_sizes(facts, backward & (c.kind == Op.REDUCE_SCATTER))
-    reduced = _group_sizes(facts, backward & (c.kind != Op.REDUCE_SCATTER))
-    if len(scattered) and len(reduced):
-        return int(scattered.max() * reduced.max())
-    both = np.concatenate((scattered, reduced))
-    return int(both.max()) if len(both) else 1
+def _reducing(ranks: Sequence[tuple[RankFacts, Roles]]) -> int | None:
+    """Ranks over which gradients are combined: shards times replicas where both are reduced.
+
+    None where nothing is reduced, or over a group of unknown size.
+    """
+    sizes = []
+    for facts, roles in ranks:
+        c = facts.comm
+        backward = roles.reduction & (c.phase == Phase.BACKWARD)
+        scattered = _group_sizes(facts, backward & (c.kind == Op.REDUCE_SCATTER))
+        reduced = _group_sizes(facts, backward & (c.kind != Op.REDUCE_SCATTER))
+        if len(scattered) and len(reduced):
+            sizes.append(int(scattered.max() * reduced.max()))
+        else:
+            sizes += [int(n) for n in (*scattered, *reduced)]
+    return max(sizes, default=None)

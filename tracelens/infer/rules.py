@@ -46,7 +46,7 @@ def infer_setup(ranks: Sequence[RankFacts], world_size: int | None) -> Setup:
     merged = {key: reconcile([a[key] for a in answers]) for key in answers[0]}
     merged["pipeline_parallel_size"] = infer_pipeline(pairs)
     shared = ("tensor_parallel_size", "pipeline_parallel_size", "sequence_parallel_size")
-    data = infer_data(pairs, world_size, [merged[k] for k in shared], merged["mode"])
+    data = infer_data(pairs, world_size, [merged[k] for k in shared])
     order = [
         "framework", "mode", "zero_stage", "overlap_comm", "reduce_bucket_size",
         "gradient_accumulation_steps", "precision", "offload_optimizer", "offload_param",
@@ -79,7 +79,7 @@ def infer_rank(facts: RankFacts, roles: Roles) -> dict[str, Inference]:
         accumulation,
         infer_precision(facts, roles),
         infer_offload_optimizer(facts, mode),
-        infer_offload_param(facts, roles),
+        infer_offload_param(facts, roles, stage),
         infer_checkpointing(facts, mode),
         infer_contiguous(facts, roles, stage),
         infer_reduce_scatter(facts, roles, stage),

@@ -6,11 +6,18 @@ from collections import Counter
 
 import numpy as np
 
+from tracelens.classify import Op
 from tracelens.infer.facts import RankFacts
 from tracelens.infer.result import CERTAIN, STATISTICAL, STRUCTURAL, WEAK, Inference
 from tracelens.infer.roles import Roles
 from tracelens.links import OPTIMIZER_STEP
-from tracelens.thresholds import ACCUMULATE_TOLERANCE, OFFLOAD_SHARE, RECOMPUTE_SHARE
+from tracelens.thresholds import (
+    ACCUMULATE_TOLERANCE,
+    OFFLOAD_SHARE,
+    RECOMPUTE_SHARE,
+    SMALL_INPUT_BYTES,
+)
+from tracelens.trace import Bools
 
 _PRECISION = {
     "c10::BFloat16": "bf16",
@@ -18,6 +25,9 @@ _PRECISION = {
     "float": "fp32",
     "double": "fp64",
 }
+
+#: Any of these is there when a model ran forward with host ops recorded.
+_MODEL_OPS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "aten::convolution")
 
 
 def infer_mode(facts: RankFacts) -> Inference:
@@ -29,10 +39,10 @@ def infer_mode(facts: RankFacts) -> Inference:
     if (facts.optimizer_ns >= 0).any():
         text = "optimizer kernels run in the recorded window"
         return Inference("mode", "training", ("training",), STRUCTURAL, (text,))
-    if facts.has_host_ops:
-        text = "host ops were recorded, and no backward pass and no optimizer among them"
+    if facts.has(*_MODEL_OPS):
+        text = "a model's forward ops were recorded, and no backward pass and no optimizer"
         return Inference("mode", "inference", ("inference",), STRUCTURAL, (text,))
-    text = "GPU work alone, without a known optimizer kernel"
+    text = "neither a model's ops nor a known optimizer kernel was recorded"
     return Inference("mode", None, ("training", "inference"), WEAK, (text,))
 
 
@@ -144,26 +154,38 @@ def infer_offload_optimizer(facts: RankFacts, mode: Inference) -> Inference:
     return Inference(key, None, ("none", "cpu", "nvme"), WEAK, ("no optimizer was recorded",))
 
 
-def infer_offload_param(facts: RankFacts, roles: Roles) -> Inference:
-    """Whether parameters come from the host while the model runs."""
+def infer_offload_param(facts: RankFacts, roles: Roles, stage: Inference) -> Inference:
+    """Whether parameters come from the host while the model runs.
+
+    DeepSpeed offloads parameters at stage 3 only (runtime/zero/config.py, offload_param).
+    """
     key = "offload_param"
+    if stage.value in (0, 1, 2):
+        text = f"only ZeRO-3 can offload parameters, this is stage {stage.value}"
+        return Inference(key, "none", ("none",), CERTAIN, (text,))
     if not facts.has_host_ops:
         text = "GPU work alone does not show what a copy from the host carries"
         return Inference(key, None, ("none", "cpu", "nvme"), WEAK, (text,))
     copied = facts.copy_bytes.get(("forward", "h2d"), 0.0)
-    fetched = facts.comm.bytes[roles.fetch & (facts.comm.bytes > 0)]
-    sizes = np.array([g.size for g in facts.comm.groups] + [1], np.int64)
-    ranks = sizes[facts.comm.group[roles.fetch & (facts.comm.bytes > 0)]]
-    shard = float((fetched / np.maximum(ranks, 1)).sum()) / facts.n_steps
-    single = facts.world_size == 1 or (not len(facts.comm) and facts.world_size is None)
-    if single and facts.has("PreBackwardFunctionForModule"):
-        # one rank gathers nothing: compare with the weights that the products read
+    on = roles.fetch & (facts.comm.bytes > 0) & (facts.comm.group >= 0)
+    sizes = np.array([g.size for g in facts.comm.groups] + [1], np.int64)[facts.comm.group[on]]
+    shard = float((facts.comm.bytes[on] / np.maximum(sizes, 1)).sum()) / facts.n_steps
+    sharded = stage.value == 3 or bool((roles.reduction & _scatters(facts)).any())
+    if not sharded or shard == 0:
+        # nothing gathers parameters here: compare with the weights that the products read
         shard = float(sum(facts.weights)) * 2
     if shard > 0 and copied >= OFFLOAD_SHARE * shard:
         text = f"{copied / 1e6:,.0f} MB a step copied from the host in the forward pass"
-        return Inference(key, "cpu", ("cpu", "nvme"), STRUCTURAL, (text,))
-    text = f"{copied / 1e6:,.1f} MB a step copied from the host in the forward pass: inputs only"
-    return Inference(key, "none", ("none",), STRUCTURAL, (text,))
+        value = "cpu" if sharded else None
+        return Inference(key, value, ("cpu", "nvme", "none"), STRUCTURAL, (text,))
+    text = f"{copied / 1e6:,.1f} MB a step copied from the host in the forward pass"
+    if shard == 0 and copied > SMALL_INPUT_BYTES:
+        return Inference(key, None, ("none", "cpu", "nvme"), WEAK, (text,))
+    return Inference(key, "none", ("none",), STRUCTURAL, (f"{text}: inputs only",))
+
+
+def _scatters(facts: RankFacts) -> Bools:
+    return np.asarray(facts.comm.kind == Op.REDUCE_SCATTER)
 
 
 def infer_checkpointing(facts: RankFacts, mode: Inference) -> Inference:
