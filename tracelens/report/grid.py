@@ -10,6 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+_ASCII_HEAD = box.Box("    \n    \n -- \n" + "    \n" * 5, ascii=True)
+
 #: Blank columns between two columns.
 GAP = 2
 
@@ -55,11 +57,11 @@ def fitting(columns: Sequence[Column], width: int) -> tuple[Column, ...]:
     return tuple(kept)
 
 
-def grid(columns: Sequence[Column], width: int) -> Table:
+def grid(columns: Sequence[Column], width: int, ascii_only: bool) -> Table:
     """A table of the columns that fit into `width`."""
     kept = fitting(columns, width)
     table = Table(
-        box=box.SIMPLE_HEAD,
+        box=_ASCII_HEAD if ascii_only else box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
         padding=(0, GAP - 1, 0, 0),

@@ -58,13 +58,24 @@ def render(analysis: Analysis, console: Console) -> None:
     console : rich.console.Console
         Its width decides which columns are shown, its encoding which characters.
     """
+    with console.capture() as got:
+        _render(analysis, console)
+    # names may hold what the output cannot encode; a closed pipe is the caller's to handle, so the
+    # text is not written by rich, which would end the program
+    encoding = console.encoding or "utf-8"
+    console.file.write(got.get().encode(encoding, "replace").decode(encoding))
+
+
+def _render(analysis: Analysis, console: Console) -> None:
     width = console.width
     ascii_only = console.options.ascii_only
     _print(console, _title(analysis))
     _print(console, _verdict(analysis))
-    _section(console, "Setup", _setup(analysis, width))
+    _section(console, "Setup", _setup(analysis, width, ascii_only))
     _section(console, "Where each step went (ms)", _breakdown(analysis, width, ascii_only))
-    _section(console, "Communication (per step and rank)", _collectives(analysis, width))
+    _section(
+        console, "Communication (per step and rank)", _collectives(analysis, width, ascii_only)
+    )
     _section(console, "GPU work by kind (per step and rank)", _split(analysis, width, ascii_only))
     _section(console, "About the input", _notes(analysis))
 
@@ -76,11 +87,7 @@ def _section(console: Console, title: str, body: RenderableType | None) -> None:
 
 
 def _print(console: Console, body: RenderableType) -> None:
-    """Print without markup; characters that the output cannot encode become ``?``."""
-    encoding = console.encoding or "utf-8"
-    if isinstance(body, Text) and encoding.lower().replace("-", "") != "utf8":
-        body = body.copy()
-        body.plain = body.plain.encode(encoding, "replace").decode(encoding)
+    """Print as it is: names in a trace are not markup."""
     console.print(body, markup=False, highlight=False, emoji=False)
 
 
@@ -110,7 +117,7 @@ def _verdict(analysis: Analysis) -> Panel:
 
 
 # --------------------------------------------------------------------------------------- setup
-def _setup(analysis: Analysis, width: int) -> RenderableType | None:
+def _setup(analysis: Analysis, width: int, ascii_only: bool) -> RenderableType | None:
     rows = tables.setup_rows(analysis)
     if not rows:
         return None
@@ -123,7 +130,7 @@ def _setup(analysis: Analysis, width: int) -> RenderableType | None:
         Column("sure", [Text(r.confidence) for r in rows], "left"),
         Column("because", [Text(r.reason) for r in rows], "left", minimum=28),
     ]
-    return grid(columns, width)
+    return grid(columns, width, ascii_only)
 
 
 def _stacked_setup(rows: Sequence[SetupRow], styles: Sequence[str]) -> Group:
@@ -167,7 +174,8 @@ def _breakdown(analysis: Analysis, width: int, ascii_only: bool) -> Group:
     if bars:
         columns.append(Column("", [*bars, Text("")], "left", minimum=_BAR[0], drop=6))
     return Group(
-        grid(columns, width), *_breakdown_notes(analysis, rows, left_out, bars, ascii_only)
+        grid(columns, width, ascii_only),
+        *_breakdown_notes(analysis, rows, left_out, bars, ascii_only),
     )
 
 
@@ -246,7 +254,7 @@ def _breakdown_notes(
 
 
 # ------------------------------------------------------------------------------- collectives
-def _collectives(analysis: Analysis, width: int) -> RenderableType:
+def _collectives(analysis: Analysis, width: int, ascii_only: bool) -> RenderableType:
     rows = analysis.collective_rows[:MAX_COLLECTIVES]
     if not rows:
         return Text("No communication kernels in the steps.", "bright_black")
@@ -278,7 +286,7 @@ def _collectives(analysis: Analysis, width: int) -> RenderableType:
         spent = ms_cell(sum(c.total_ns for c in rest), digits)
         notes.append(Text(f"and {len(rest)} more kinds, {spent} ms in all", "bright_black"))
     notes.append(Text("Times include waiting for other ranks.", "bright_black"))
-    return Group(grid(columns, width), *notes)
+    return Group(grid(columns, width, ascii_only), *notes)
 
 
 def _phase(phase: str | None) -> str | None:
@@ -303,7 +311,7 @@ def _split(analysis: Analysis, width: int, ascii_only: bool) -> RenderableType |
         Column("", bars, "left", minimum=_BAR[0], drop=1),
     ]
     note = Text("Lengths are summed: work that runs at the same time counts twice.", "bright_black")
-    return Group(grid(columns, width), note)
+    return Group(grid(columns, width, ascii_only), note)
 
 
 def _notes(analysis: Analysis) -> RenderableType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 from tracelens.units import ns_to_ms
@@ -144,3 +145,8 @@ def plural(n: int, word: str) -> str:
     ('1 step', '8 steps')
     """
     return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
+
+
+def tool_version() -> str:
+    """Version of tracelens, from the package itself: a bare clone has no installed metadata."""
+    return str(sys.modules["tracelens"].__version__)

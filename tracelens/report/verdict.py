@@ -45,6 +45,7 @@ def verdict(analysis: Analysis) -> tuple[str, ...]:
         )
     sentences = (
         _what_ran(analysis),
+        _undecided(analysis),
         _where_time_goes(analysis),
         _exposed(analysis),
         overlap_sentence(analysis),
@@ -70,7 +71,7 @@ def _what_ran(analysis: Analysis) -> str:
     about += _parallelism(analysis)
     size = run.world_size or len(run.ranks)
     at = f"{plural(size, 'rank')}{f' ({clean(run.device)})' if run.device else ''}"
-    return f"{', '.join([head, *about])}, on {at}.{_undecided(analysis)}"
+    return f"{', '.join([head, *about])}, on {at}."
 
 
 def _framework(analysis: Analysis) -> str:
@@ -110,7 +111,7 @@ def _undecided(analysis: Analysis) -> str:
     if stage.evidence:
         last = clean(stage.evidence[-1]).removeprefix("would decide: ").rstrip(".")
         decides = f"; what would decide: {last}"
-    return f" This trace cannot tell the stages apart{decides}."
+    return f"This trace cannot tell which ZeRO stage{decides}."
 
 
 def _sure(found: Inference | None) -> object:

@@ -1,0 +1,104 @@
+"""HTML pieces that the page and the notebook share. Every text that comes in is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from tracelens.report import tables
+from tracelens.report.tables import PARTS, BreakdownRow
+from tracelens.report.text import clean, digits_for, ms_cell, number, percent
+from tracelens.units import format_bytes
+
+if TYPE_CHECKING:
+    from tracelens.analysis import Analysis
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
+    """An HTML table of plain texts; all but the first `text_columns` are set as numbers."""
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        return "".join(
+            f'<{tag} class="{"t" if i < text_columns else "n"}">{escape(clean(c))}</{tag}>'
+            for i, c in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def breakdown_table(analysis: Analysis, *, with_steps: bool) -> str:
+    """Mean rows of the ranks (and their steps while they are few), then the mean of all."""
+    ranks, _ = tables.shown_ranks(tables.rank_rows(analysis))
+    rows: list[BreakdownRow] = []
+    n_steps = sum(len(r.steps) for r in analysis.ranks)
+    for mean in ranks:
+        rows.append(mean)
+        if with_steps and n_steps <= tables.MAX_STEP_ROWS:
+            rows += [s for r in analysis.ranks if r.rank == mean.rank for s in tables.step_rows(r)]
+    overall = tables.mean_row(analysis)
+    rows += [overall] if len(analysis.ranks) > 1 else []
+    digits = digits_for([r.wall for r in rows])
+    columns = ("wall", *PARTS, "overlapped_comm")
+    body = [[*_who(r), *(ms_cell(getattr(r, c), digits) for c in columns)] for r in rows]
+    body.append(["", "share", *(percent(getattr(overall, c), overall.wall) for c in columns)])
+    head = ("rank", "step", "wall ms", *PARTS.values(), "hidden comm")
+    return table(head, body, 2)
+
+
+def _who(row: BreakdownRow) -> tuple[str, str]:
+    if row.step is not None:
+        return "", f"{row.step}{'' if row.complete else ' (cut)'}"
+    rank = "all" if row.rank is None else str(row.rank)
+    return rank, f"mean of {row.n_steps}"
+
+
+def collectives_table(analysis: Analysis) -> str:
+    """Communication per step and rank, longest first."""
+    rows = analysis.collective_rows
+    digits = digits_for([c.total_ns for c in rows])
+    grouped = any(tables.group_name(c) for c in rows)
+    body = [
+        [
+            c.kind,
+            "optimizer" if c.phase == "step" else c.phase or "-",
+            *([tables.group_name(c) or "-"] if grouped else []),
+            c.dtype or "-",
+            "-" if c.group_size is None else str(c.group_size),
+            number(c.count_per_step),
+            "-" if c.bytes_per_step is None else format_bytes(c.bytes_per_step),
+            ms_cell(c.total_ns, digits),
+            ms_cell(c.exposed_ns, digits),
+            percent(c.total_ns - c.exposed_ns, c.total_ns),
+        ]
+        for c in rows
+    ]
+    head = ("collective", "in", *(["group"] if grouped else []), "type")
+    numbers = ("ranks", "count", "bytes", "total ms", "exposed ms", "hidden")
+    return table((*head, *numbers), body, len(head))
+
+
+def split_table(analysis: Analysis) -> str:
+    """Summed length of the kinds of GPU work, per step and rank."""
+    split = {k: v for k, v in tables.compute_split(analysis).items() if v > 0}
+    total, digits = sum(split.values()), digits_for(split.values())
+    order = sorted(split.items(), key=lambda p: -p[1])
+    body = [[k, ms_cell(v, digits), percent(v, total)] for k, v in order]
+    return table(("kind", "ms", "share"), body, 1)
+
+
+def setup_table(analysis: Analysis, *, all_evidence: bool) -> str:
+    """The setup with its evidence: every sentence, or the one that tells most."""
+    body = []
+    for row in tables.setup_rows(analysis):
+        sentences = row.evidence if all_evidence else (row.reason,)
+        evidence = "<br>".join(escape(s) for s in sentences)
+        state = "" if row.known else ' class="unknown"'
+        sure = row.confidence.replace("?", "cannot tell")
+        body.append(
+            f"<tr{state}><th>{escape(row.key)}</th><td>{escape(row.value)}</td>"
+            f"<td>{escape(sure)}</td><td class='evidence'>{evidence}</td></tr>"
+        )
+    head = "<tr><th>key</th><th>value</th><th>sure</th><th>because</th></tr>"
+    return f"<table class='setup'><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"
