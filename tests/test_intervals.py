@@ -24,8 +24,9 @@ from tracelens.intervals import (
     union,
 )
 
-#: Instants run from -RANGE to RANGE; negative ones are real: clocks may start after an event.
-RANGE = 40
+#: Instants run from -RANGE to RANGE; negative ones are real: clocks may start after an event. Few
+#: instants, so that spans of two sets often touch: that is where off-by-one errors live.
+RANGE = 12
 
 Instants = npt.NDArray[np.bool_]
 Raw = list[tuple[int, int]]
@@ -132,6 +133,13 @@ def test_nothing_in_nothing_out() -> None:
 def test_touching_spans_merge_and_a_gap_of_one_nanosecond_stays() -> None:
     assert as_raw(spans_of([(0, 5), (5, 9)])) == [(0, 9)]
     assert as_raw(spans_of([(0, 5), (6, 9)])) == [(0, 5), (6, 9)]
+
+
+def test_spans_that_only_touch_share_nothing() -> None:
+    left, right = spans_of([(0, 5)]), spans_of([(5, 9)])
+    assert as_raw(intersect(left, right)) == as_raw(intersect(right, left)) == []
+    assert as_raw(subtract(left, right)) == [(0, 5)]
+    assert as_raw(subtract(right, left)) == [(5, 9)]
 
 
 def test_a_long_span_hides_those_nested_in_it() -> None:
