@@ -204,12 +204,10 @@ def _refine(trace: Trace, op: Int8s, launch: Int64s, call: Int64s, span: Int64s)
                 op[comm & has & (code == value)] = int(meaning)
     if (op == Op.P2P_OR_ALL_TO_ALL).any():
         # a coalesced batch carries no arguments of its own, but its members were recorded
-        kinds = {
-            classify_call(trace.strings[c]) for c in np.unique(trace.collectives.call) if c >= 0
-        }
-        seen = kinds & {Op.P2P, Op.ALL_TO_ALL}
-        if len(seen) == 1:
-            op[op == Op.P2P_OR_ALL_TO_ALL] = seen.pop()
+        calls = [classify_call(trace.strings[i]) for i in np.unique(c.call).tolist() if i >= 0]
+        members = [int(o) for o in (Op.P2P, Op.ALL_TO_ALL) if o in calls]
+        if len(members) == 1:
+            op[op == Op.P2P_OR_ALL_TO_ALL] = members[0]
     # what an optimizer launches is optimizer work, whatever its kernels are called
     updates = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
     track = np.where(launch >= 0, s.track[launch], -1).astype(np.int32)
