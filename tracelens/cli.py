@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from tracelens.errors import TraceLensError, UsageError
+from tracelens.errors import InputError, TraceLensError, UsageError
 
 if TYPE_CHECKING:
     from tracelens.analysis import Analysis
@@ -43,6 +43,9 @@ class _Group(click.Group):
             ctx.exit(EXIT_PIPE)
         except TraceLensError as e:
             _fail(ctx, e)
+        except OSError as e:  # a disk or a permission, not a bug
+            what = f"{e.filename}: {e.strerror}" if e.filename and e.strerror else str(e)
+            _fail(ctx, InputError(what, hint="can you read the file yourself?"))
         except Exception as e:  # whatever else happens is our bug, and is said to be one
             _bug(ctx, e)
 

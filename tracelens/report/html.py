@@ -154,7 +154,10 @@ def _timeline(analysis: Analysis) -> str:
     title = f"A typical step: rank {rank}, step {step}"
     try:
         figure = timeline_of(analysis, rank, step)
-    except InputError as e:  # the file was there a moment ago; the rest of the report still holds
+    except (
+        InputError,
+        OSError,
+    ) as e:  # the file was there a moment ago; the rest of the report still holds
         return _section(title, _note(f"The trace could not be read again: {clean(str(e))}"))
     text = (
         "What is blank in the first row is idle. Short events closer than a pixel are drawn as "

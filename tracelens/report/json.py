@@ -16,6 +16,7 @@ from tracelens.units import ns_to_ms
 if TYPE_CHECKING:
     from tracelens.analysis import Analysis, RankAnalysis
     from tracelens.collectives import CollectiveSummary
+    from tracelens.findings import Finding
     from tracelens.infer.result import Inference
 
 FORMAT = 1
@@ -41,7 +42,7 @@ def to_json(analysis: Analysis) -> dict[str, object]:
         "summary": _summary(analysis),
         "compute": _compute(analysis),
         "collectives": [_collective(c) for c in analysis.collective_rows],
-        "findings": [asdict(f) for f in analysis.finding_rows],
+        "findings": [_finding(f) for f in analysis.finding_rows],
         "detectors": [],
         "import": {
             "events_read": sum(r.stats.events_read for r in analysis.ranks),
@@ -117,6 +118,20 @@ def _compute(analysis: Analysis) -> dict[str, object]:
     """Summed length of each kind of GPU work per step: concurrent kernels count each."""
     split = compute_split(analysis)
     return {f"{name}_ms": _ms(split[name]) for name in COMPUTE_SPLIT}
+
+
+def _finding(f: Finding) -> dict[str, object]:
+    return {
+        "id": f.id,
+        "title": f.title,
+        "cost_ms_per_step": _round(f.cost_ms_per_step),
+        "severity": f.severity,
+        "ranks": list(f.ranks),
+        "steps": list(f.steps),
+        "evidence": list(f.evidence),
+        "remedy": f.remedy,
+        "config": None if f.config is None else dict(f.config),
+    }
 
 
 def _collective(c: CollectiveSummary) -> dict[str, object]:

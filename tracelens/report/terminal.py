@@ -46,7 +46,7 @@ def render_text(analysis: Analysis, width: int = 100) -> str:
     """
     out = io.StringIO()
     render(analysis, Console(file=out, width=width, color_system=None, force_terminal=False))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return out.getvalue()
 
 
 def render(analysis: Analysis, console: Console) -> None:
@@ -63,7 +63,10 @@ def render(analysis: Analysis, console: Console) -> None:
     # names may hold what the output cannot encode; a closed pipe is the caller's to handle, so the
     # text is not written by rich, which would end the program
     encoding = console.encoding or "utf-8"
-    console.file.write(got.get().encode(encoding, "replace").decode(encoding))
+    text = got.get().encode(encoding, "replace").decode(encoding)
+    if not console.is_terminal:
+        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+    console.file.write(text)
 
 
 def _render(analysis: Analysis, console: Console) -> None:
@@ -121,16 +124,27 @@ def _setup(analysis: Analysis, width: int, ascii_only: bool) -> RenderableType |
     rows = tables.setup_rows(analysis)
     if not rows:
         return None
-    styles = ["" if r.known else "yellow" if r.confidence else "bright_black" for r in rows]
+    silent = [r for r in rows if not r.known and not r.confidence]
+    rows = tuple(r for r in rows if r.known or r.confidence)
+    styles = ["" if r.known else "yellow" for r in rows]
     if width < SIDE_BY_SIDE:
-        return _stacked_setup(rows, styles)
+        return Group(_stacked_setup(rows, styles), *_silent(silent))
     columns = [
         Column("key", [Text(r.key) for r in rows], "left"),
         Column("value", [Text(r.value, s) for r, s in zip(rows, styles, strict=True)], "left"),
         Column("sure", [Text(r.confidence) for r in rows], "left"),
         Column("because", [Text(r.reason) for r in rows], "left", minimum=28),
     ]
-    return grid(columns, width, ascii_only)
+    return Group(grid(columns, width, ascii_only), *_silent(silent))
+
+
+def _silent(rows: Sequence[SetupRow]) -> list[Text]:
+    """The keys without any answer, by reason, in one paragraph."""
+    by_reason: dict[str, list[str]] = {}
+    for r in rows:
+        by_reason.setdefault(r.reason, []).append(r.key)
+    parts = [f"{', '.join(keys)}{f' ({why})' if why else ''}" for why, keys in by_reason.items()]
+    return [Text(f"no answer: {'; '.join(parts)}", "bright_black")] if parts else []
 
 
 def _stacked_setup(rows: Sequence[SetupRow], styles: Sequence[str]) -> Group:

@@ -1,0 +1,110 @@
+"""One small run with numbers worked out by hand, and the tables that follow from it.
+
+Times in us. Two steps on rank 0, one on rank 1 of three:
+
+    rank 0        0    100  300  400  600  700  750  1050 1100  1400 1500 2000
+    step 1 host   [------------------------------------|
+      gemm              [--------]
+      all_reduce             [---------]
+      copy H2D                              [---]
+    step 2 host                                        |---------------------]
+      gemm                                                 [----------]
+      all_reduce                                                 [x]       (beside the gemm)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from builder import TraceBuilder
+
+import tracelens
+
+EVIL = "<script>alert(1)</script>[bold]\x1b[31m\u202egemm"
+GROUP = "<b>evil & co</b>"
+
+
+def rank0(name: str = "sm90_gemm") -> TraceBuilder:
+    """Rank 0 of the run above."""
+    group = {"Process Group Description": GROUP}
+    return (
+        TraceBuilder(rank=0, world_size=3)
+        .step(1, 0, 1000)
+        .launch(1, ts=50, dur=5, tid=100)
+        .launch(2, ts=60, dur=5, tid=100)
+        .launch(3, ts=70, dur=5, tid=100)
+        .kernel(name, 100, 300, corr=1)
+        .nccl(ts=300, dur=300, nelems=1_000_000, corr=2, **group)
+        .memcpy("HtoD", 700, 50, nbytes=4096, corr=3)
+        .step(2, 1000, 1000)
+        .launch(4, ts=1010, dur=5, tid=100)
+        .launch(5, ts=1020, dur=5, tid=100)
+        .kernel(name, 1100, 400, corr=4)
+        .nccl(ts=1300, dur=100, nelems=1_000_000, corr=5, **group)
+    )
+
+
+def rank1() -> TraceBuilder:
+    """Rank 1: one step, half compute, half idle."""
+    return (
+        TraceBuilder(rank=1, world_size=3)
+        .step(1, 0, 1000)
+        .launch(1, ts=0, dur=5, tid=100)
+        .kernel("sm90_gemm", 0, 500, corr=1)
+    )
+
+
+def run_at(folder: Path, name: str = "sm90_gemm") -> Path:
+    """The run on disk."""
+    folder.mkdir(exist_ok=True)
+    rank0(name).write(folder / "rank0.json")
+    rank1().write(folder / "rank1.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> tracelens.Analysis:
+    return tracelens.analyze(run_at(tmp_path_factory.mktemp("case") / "run"))
+
+
+#: rank, step -> wall, compute, overlapped comm, exposed comm, exposed copy, idle, us
+STEPS = {
+    (0, 1): (1000, 300, 100, 200, 50, 450),
+    (0, 2): (900, 400, 100, 0, 0, 500),
+    (1, 1): (1000, 500, 0, 0, 0, 500),
+}
+
+
+def test_steps_frame_is_the_table_by_hand(analysis: tracelens.Analysis) -> None:
+    frame = analysis.steps
+    names = ("wall", "compute", "overlapped_comm", "exposed_comm", "exposed_copy", "idle")
+    rows = frame[["rank", "step", *(f"{n}_ms" for n in names)]].itertuples(index=False)
+    got = {(r[0], r[1]): tuple(round(1000 * v) for v in r[2:]) for r in rows}
+    assert got == STEPS
+    assert frame["complete"].all()
+    assert frame["kernels"].tolist() == [3, 2, 1]
+    assert frame["exposed_wait_ms"].isna().all()
+
+
+def test_collectives_frame(analysis: tracelens.Analysis) -> None:
+    (row,) = analysis.collectives.to_dict("records")
+    assert (row["kind"], row["group"], row["group_size"]) == ("all_reduce", GROUP, 3)
+    # two collectives in three steps: means per step and rank
+    assert row["count_per_step"] == pytest.approx(2 / 3)
+    assert row["bytes_per_step"] == pytest.approx(2 * 2_000_000 / 3)
+    assert row["total_ms"] == pytest.approx(0.4 / 3)
+    assert row["exposed_ms"] == pytest.approx(0.2 / 3)
+    assert row["overlapped_pct"] == pytest.approx(50)
+    assert row["wait_ms"] != row["wait_ms"]  # NaN: not known
+
+
+def test_json_summary_is_the_mean_of_the_steps(analysis: tracelens.Analysis) -> None:
+    summary = analysis.to_json()["summary"]
+    assert isinstance(summary, dict)
+    want = [round(sum(column) / 3 / 1000, 6) for column in zip(*STEPS.values(), strict=True)]
+    names = ("wall", "compute", "overlapped_comm", "exposed_comm", "exposed_copy", "idle")
+    assert [summary[f"{n}_ms"] for n in names] == want
+    assert summary["overlap_ratio"] == 0.5
+    assert summary["exposed_comm_pct"] == pytest.approx(100 * 200 / 2900, abs=1e-6)
+    assert summary["n_steps"] == 3

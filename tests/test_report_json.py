@@ -1,0 +1,161 @@
+"""The JSON report, key by key: what scripts rely on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from test_report_case import run_at
+
+import tracelens
+from tracelens.infer.result import Setup
+from tracelens.trace import Note
+
+NUMBER, TEXT, NONE = (int, float), str, type(None)
+STEP = {
+    "rank": int,
+    "step": int,
+    "wall_ms": NUMBER,
+    "compute_ms": NUMBER,
+    "overlapped_comm_ms": NUMBER,
+    "exposed_comm_ms": NUMBER,
+    "exposed_copy_ms": NUMBER,
+    "idle_ms": NUMBER,
+    "comm_ms": NUMBER,
+    "exposed_wait_ms": (*NUMBER, NONE),
+    "exposed_transfer_ms": (*NUMBER, NONE),
+}
+SCHEMA: dict[str, Any] = {
+    "format": int,
+    "run": {
+        "source": TEXT,
+        "paths": [TEXT],
+        "ranks": [int],
+        "world_size": (int, NONE),
+        "device": (TEXT, NONE),
+        "n_events": int,
+        "torch": (TEXT, NONE),
+        "nccl": (TEXT, NONE),
+    },
+    "setup": dict,
+    "steps": [STEP],
+    "summary": {k: v for k, v in STEP.items() if k not in ("rank", "step")}
+    | {"overlap_ratio": (*NUMBER, NONE), "exposed_comm_pct": (*NUMBER, NONE)},
+    "collectives": [
+        {
+            "kind": TEXT,
+            "phase": (TEXT, NONE),
+            "group": (TEXT, NONE),
+            "group_size": (int, NONE),
+            "dtype": (TEXT, NONE),
+            "count_per_step": NUMBER,
+            "bytes_per_step": (*NUMBER, NONE),
+            "total_ms": NUMBER,
+            "exposed_ms": NUMBER,
+            "wait_ms": (*NUMBER, NONE),
+            "transfer_ms": (*NUMBER, NONE),
+            "algbw_gbps": (*NUMBER, NONE),
+            "busbw_gbps": (*NUMBER, NONE),
+        }
+    ],
+    "findings": [],
+    "detectors": [],
+    "import": {
+        "events_read": int,
+        "events_dropped": int,
+        "notes": [{"code": TEXT, "count": int, "text": TEXT}],
+    },
+}
+INFERENCE = {"value": object, "candidates": list, "confidence": NUMBER, "evidence": [TEXT]}
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> tracelens.Analysis:
+    return tracelens.analyze(run_at(tmp_path_factory.mktemp("case") / "run"))
+
+
+def conform(value: object, schema: Any, at: str = "$") -> None:
+    """Fail unless `value` has every key of the schema, with the right types; more are allowed."""
+    if isinstance(schema, dict):
+        assert isinstance(value, dict), at
+        assert schema.keys() <= value.keys(), f"{at} lacks {schema.keys() - value.keys()}"
+        for key, inner in schema.items():
+            conform(value[key], inner, f"{at}.{key}")
+    elif isinstance(schema, list):
+        assert isinstance(value, list), at
+        for i, row in enumerate(value):
+            conform(row, schema[0] if schema else object, f"{at}[{i}]")
+    else:
+        assert isinstance(value, schema), f"{at} is {value!r}"
+
+
+def test_every_key_of_the_contract(analysis: tracelens.Analysis) -> None:
+    report = json.loads(json.dumps(analysis.to_json(), allow_nan=False))
+    conform(report, SCHEMA)
+    assert report["format"] == 1
+    assert len(report["steps"]) == 3
+    assert report["collectives"]
+    assert report["import"]["notes"], "one of three ranks is missing: that is said"
+    for key, row in report["setup"].items():
+        conform(row, INFERENCE, f"$.setup.{key}")
+
+
+def test_the_schema_check_can_fail(analysis: tracelens.Analysis) -> None:
+    report: Any = analysis.to_json()
+    del report["steps"][0]["idle_ms"]
+    with pytest.raises(AssertionError, match="idle_ms"):
+        conform(report, SCHEMA)
+
+
+def test_it_is_plain_data(analysis: tracelens.Analysis) -> None:
+    report = analysis.to_json()
+    assert report == json.loads(json.dumps(report))
+
+
+def test_rows_are_identities_after_rounding_too(analysis: tracelens.Analysis) -> None:
+    """Six decimals of a ms are the ns, so nothing is lost on the way out."""
+    report: Any = analysis.to_json()
+    for row in report["steps"]:
+        ns = {k: round(v * 1e6) for k, v in row.items() if k.endswith("_ms") and v is not None}
+        parts = ("compute_ms", "exposed_comm_ms", "exposed_copy_ms", "idle_ms")
+        assert sum(ns[p] for p in parts) == ns["wall_ms"]
+        assert ns["exposed_comm_ms"] + ns["overlapped_comm_ms"] == ns["comm_ms"]
+
+
+def test_odd_nanoseconds_survive(analysis: tracelens.Analysis) -> None:
+    first = analysis.ranks[0]
+    wall = np.array([1_234_567_891, 900_001], np.int64)
+    idle = wall - first.breakdown.wall + first.breakdown.idle
+    breakdown = replace(first.breakdown, wall=wall, idle=idle)
+    odd: Any = replace(analysis, ranks=(replace(first, breakdown=breakdown),)).to_json()
+    assert [row["wall_ms"] for row in odd["steps"]] == [1234.567891, 0.900001]
+
+
+def test_bounds_are_there_only_when_known() -> None:
+    from tracelens.infer.result import Inference
+    from tracelens.report.json import _inference
+
+    bounded = _inference(Inference("reduce_bucket_size", None, (), 0.5, ("e",), low=3))
+    assert bounded["low"] == 3
+    assert "high" not in bounded
+    assert bounded["value"] is None
+
+
+def test_an_empty_setup_is_an_empty_object(analysis: tracelens.Analysis) -> None:
+    assert replace(analysis, setup=Setup(())).to_json()["setup"] == {}
+
+
+def test_notes_are_passed_on(analysis: tracelens.Analysis) -> None:
+    noted: Any = replace(analysis, notes=(Note("code", 2, "text"),)).to_json()
+    assert noted["import"]["notes"] == [{"code": "code", "count": 2, "text": "text"}]
+
+
+def test_the_compute_split_by_hand(analysis: tracelens.Analysis) -> None:
+    compute: Any = analysis.to_json()["compute"]
+    # gemm 300, 400 and 500 us, and a copy of 50 us, in three steps
+    assert compute["gemm_ms"] == pytest.approx(0.4)
+    assert compute["copy_ms"] == pytest.approx(0.05 / 3, abs=1e-6)
+    assert compute["attention_ms"] == 0
