@@ -49,20 +49,18 @@ Windows = Sequence[tuple[int, int]]
 
 
 def gpu_work(rows: Sequence[Row]) -> GpuWork:
+    """GPU work whose causes are unknown: they play no part in the breakdown."""
     n = len(rows)
-    none = np.full(n, -1, np.int64)
-    return GpuWork(
-        row=np.arange(n, dtype=np.int64),
-        start_ns=np.array([r.start for r in rows], np.int64),
-        end_ns=np.array([r.end for r in rows], np.int64),
-        op=np.array([r.op for r in rows], np.int8),
-        launch=none,
-        launch_ns=none.copy(),
-        parent=none.copy(),
-        call=none.copy(),
-        stream=np.array([r.stream for r in rows], np.int32),
-        device=np.zeros(n, np.int32),
-    )
+    columns = {f.name: np.full(n, -1, np.int64) for f in fields(GpuWork)}
+    columns |= {
+        "row": np.arange(n, dtype=np.int64),
+        "start_ns": np.array([r.start for r in rows], np.int64),
+        "end_ns": np.array([r.end for r in rows], np.int64),
+        "op": np.array([r.op for r in rows], np.int8),
+        "stream": np.array([r.stream for r in rows], np.int32),
+        "device": np.zeros(n, np.int32),
+    }
+    return GpuWork(**columns)
 
 
 def steps_of(windows: Windows) -> Steps:
