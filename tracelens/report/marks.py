@@ -153,11 +153,12 @@ def _stream_labels(seen: RankEvents, rows: Int64s) -> tuple[list[str], Int64s]:
 def _what_runs(op: Int64s, length: Int64s) -> str:
     """What a stream mostly does, in a word."""
     spent = np.bincount(op, weights=length, minlength=len(Op))
-    compute = spent[[o for o in Op if is_compute(np.array([o]))[0]]].sum()
-    if compute >= spent.sum() / 2:
-        return "compute"
+    codes = np.arange(len(Op), dtype=np.int8)
     most = Op(int(spent.argmax()))
-    return most.label if is_comm(np.array([most]))[0] else "copies"
+    word = most.label if is_comm(codes)[most] else "copies"
+    if spent[is_compute(codes)].sum() >= spent.sum() / 2:
+        return "compute"
+    return f"compute, {word}" if spent[Op.GEMM] + spent[Op.ATTENTION] else word
 
 
 # --------------------------------------------------------------------------------------- pieces

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tracelens.infer.result import STRUCTURAL
 from tracelens.report.hidden import overlap_sentence
-from tracelens.report.tables import PARTS, counted_steps, kernels_per_step, where
+from tracelens.report.tables import PARTS, counted_steps, kernels_per_step, rank_rows, where
 from tracelens.report.text import clean, duration, listing, number, percent, plural, ranges
 
 if TYPE_CHECKING:
@@ -173,7 +173,19 @@ def _exposed(analysis: Analysis) -> str:
     cannot = f" (and cannot be without {missing})" if missing else ""
     waiting = f"; waiting for other ranks is part of that and is not split off here{cannot}"
     cost = f"{duration(s.exposed_comm)} a step ({percent(s.exposed_comm, s.wall)})"
-    return f"Communication runs with no compute beside it for {cost}: {listing(named)}{waiting}."
+    at_once = duration(sum(merged.values())) != duration(s.exposed_comm)
+    parts = f"{listing(named)}{' (some at the same time)' if at_once else ''}"
+    cost += _spread(analysis)
+    return f"Communication runs with no compute beside it for {cost}: {parts}{waiting}."
+
+
+def _spread(analysis: Analysis) -> str:
+    """Between which ranks the exposed communication lies; empty where they do not differ."""
+    rows = sorted(rank_rows(analysis), key=lambda r: r.exposed_comm)
+    low, high = (duration(r.exposed_comm) for r in (rows[0], rows[-1]))
+    if low == high:
+        return ""
+    return f", from {low} on rank {rows[0].rank} to {high} on rank {rows[-1].rank}"
 
 
 def _missing_ranks(analysis: Analysis) -> str:
