@@ -26,6 +26,7 @@ FLOORS = (
     ("phases",),
     ("overlap",),
     ("collectives",),
+    ("matching",),
     ("infer",),
     ("findings",),
     ("analysis",),

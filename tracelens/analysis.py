@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +17,10 @@ from tracelens.infer.result import Setup
 from tracelens.infer.rules import infer_setup
 from tracelens.ingest import open_trace
 from tracelens.ingest.run import RunPlan, discover
+from tracelens.intervals import Spans
 from tracelens.links import GpuWork, link
-from tracelens.overlap import StepBreakdown, break_down
+from tracelens.matching import Matches, RankComm, exposed_wait, match
+from tracelens.overlap import StepBreakdown, break_down, compute_spans
 from tracelens.phases import Passes, Phases, find_phases
 from tracelens.steps import StepMap, Steps, find_steps
 from tracelens.trace import ImportStats, Int64s, Note, Trace, TraceInfo, _freeze
@@ -38,7 +40,9 @@ class RankAnalysis:
     """Everything measured on one rank; small, without the events themselves.
 
     `op_ns` int64 (k, number of `Op`): summed length of each kind of GPU work per step.
-    `kernels` int64 (k,): kernels launched per step.
+    `kernels` int64 (k,): GPU work launched per step.
+    `compute`: when compute kernels run.
+    `exposed_wait_ns` int64 (k,): part of the exposed communication that is waiting, -1 unknown.
     """
 
     rank: int
@@ -52,6 +56,8 @@ class RankAnalysis:
     passes: Passes
     op_ns: Int64s
     kernels: Int64s
+    compute: Spans
+    exposed_wait_ns: Int64s
     facts: RankFacts
 
     def __post_init__(self) -> None:
@@ -77,6 +83,8 @@ class RunInfo:
 class Summary:
     """Means over whole steps and ranks, ns, and two ratios. None where there is nothing to share.
 
+    `exposed_wait` and `exposed_transfer` add up to `exposed_comm`; None unless known of all.
+
     `overlap_ratio` is overlapped_comm / comm; `exposed_comm_pct` is the share of the wall.
     """
 
@@ -90,6 +98,8 @@ class Summary:
     idle: float
     overlap_ratio: float | None
     exposed_comm_pct: float | None
+    exposed_wait: float | None
+    exposed_transfer: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,7 @@ class Analysis:
     summary: Summary
     notes: tuple[Note, ...]
     plan: RunPlan
+    matches: Matches
     finding_rows: tuple[Finding, ...] = ()
 
     @property
@@ -309,11 +320,33 @@ def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
         passes=seen.phases.passes,
         op_ns=op_ns,
         kernels=np.bincount(found.of_work[inside], minlength=len(found.steps)),
+        compute=compute_spans(work),
+        exposed_wait_ns=np.full(len(found.steps), -1, np.int64),
         facts=gather(trace, seen.work, seen.found, seen.phases, comm),
     )
 
 
+def _with_waits(ranks: tuple[RankAnalysis, ...]) -> tuple[tuple[RankAnalysis, ...], Matches]:
+    """The ranks with what matching their collectives tells about waiting."""
+    seen = [
+        RankComm(
+            r.rank,
+            r.comm,
+            np.where(r.comm.step >= 0, r.steps.number[r.comm.step], -1),
+            r.info.clock_zero_ns,
+        )
+        for r in ranks
+    ]
+    matches = match(seen)
+    told = [
+        replace(r, exposed_wait_ns=exposed_wait(r.comm, w, r.compute, r.steps))
+        for r, w in zip(ranks, matches.wait_ns, strict=True)
+    ]
+    return tuple(told), matches
+
+
 def _assemble(plan: RunPlan, ranks: tuple[RankAnalysis, ...], notes: list[Note]) -> Analysis:
+    ranks, matches = _with_waits(ranks)
     info = ranks[0].info
     world = {r.info.world_size for r in ranks if r.info.world_size is not None}
     for r in ranks:
@@ -334,10 +367,11 @@ def _assemble(plan: RunPlan, ranks: tuple[RankAnalysis, ...], notes: list[Note])
         run=run,
         ranks=ranks,
         setup=infer_setup(tuple(r.facts for r in ranks), run.world_size),
-        collective_rows=summarize([r.comm for r in ranks], whole),
+        collective_rows=summarize([r.comm for r in ranks], whole, matches.wait_ns),
         summary=_summarize(ranks),
         notes=tuple(notes),
         plan=plan,
+        matches=matches,
     )
 
 
@@ -352,9 +386,13 @@ def _summarize(ranks: Sequence[RankAnalysis]) -> Summary:
 
     columns = ("wall", "compute", "comm", "overlapped_comm", "exposed_comm", "exposed_copy", "idle")
     means = {c: mean(c) for c in columns}
+    waits = np.concatenate([r.exposed_wait_ns[u] for r, u in zip(ranks, use, strict=True)])
+    wait = float(waits.mean()) if (waits >= 0).all() else None
     return Summary(
         n_steps=sum(int(u.sum()) for u in use),
         **means,
         overlap_ratio=means["overlapped_comm"] / means["comm"] if means["comm"] else None,
         exposed_comm_pct=100 * means["exposed_comm"] / means["wall"] if means["wall"] else None,
+        exposed_wait=wait,
+        exposed_transfer=means["exposed_comm"] - wait if wait is not None else None,
     )

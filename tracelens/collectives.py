@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tracelens.classify import Op
 from tracelens.intervals import clip_lengths
@@ -259,7 +262,9 @@ def _groups(trace: Trace, call: Int64s) -> tuple[Int32s, tuple[Group, ...]]:
 class CollectiveSummary:
     """Collectives of one kind, phase, group and type: means per step and rank over whole steps.
 
-    `wait_ns`, `transfer_ns` and the bandwidths need all ranks and are None until they are known.
+    `wait_ns` and `transfer_ns` split `total_ns`; `algbw_gbps` and `busbw_gbps` (GB/s, 1e9 bytes)
+    are of the transfer alone, by nccl-tests' formulas (doc/PERFORMANCE.md). All four need every
+    rank of the group and are None without.
     """
 
     kind: str
@@ -279,9 +284,19 @@ class CollectiveSummary:
 
 _LABELS = ("kind", "phase", "group", "group_size", "dtype")
 
+#: nccl-tests doc/PERFORMANCE.md: bus bandwidth over algorithm bandwidth, for n ranks.
+_BUS_FACTOR = {
+    "all_reduce": lambda n: 2 * (n - 1) / n,
+    "all_gather": lambda n: (n - 1) / n,
+    "reduce_scatter": lambda n: (n - 1) / n,
+    "all_to_all": lambda n: (n - 1) / n,
+}
+
 
 def summarize(
-    tables: Sequence[CommTable], whole_steps: Sequence[Bools]
+    tables: Sequence[CommTable],
+    whole_steps: Sequence[Bools],
+    waits: Sequence[Int64s] | None = None,
 ) -> tuple[CollectiveSummary, ...]:
     """Summarise the collectives of whole steps, longest total first.
 
@@ -291,39 +306,60 @@ def summarize(
         One a rank.
     whole_steps : sequence of bool (k,)
         Which steps of each rank count.
+    waits : sequence of int64 (m,), optional
+        Waiting of each row, ns; -1 where it is unknown.
     """
-    sums: dict[tuple[object, ...], list[float]] = {}
+    sums: dict[tuple[object, ...], NDArray[np.float64]] = {}
     n_steps = 0
-    for table, whole in zip(tables, whole_steps, strict=True):
+    for i, (table, whole) in enumerate(zip(tables, whole_steps, strict=True)):
         n_steps += int(whole.sum())
+        wait = waits[i] if waits is not None else np.full(len(table), -1, np.int64)
         on = np.flatnonzero((table.step >= 0) & whole[np.maximum(table.step, 0)])
         columns = (table.kind, table.phase, table.group, table.dtype)
         keys = np.stack([col[on].astype(np.int64) for col in columns], axis=1)
         for key in np.unique(keys, axis=0).tolist():
             hit = on[(keys == key).all(axis=1)]
-            group = table.groups[key[2]] if key[2] >= 0 else None
-            label = (
-                Op(key[0]).label,
-                Phase(key[1]).label if key[1] >= 0 else None,
-                (group.description or group.name) if group else None,
-                group.size if group and group.size >= 0 else None,
-                table.dtypes[key[3]] if key[3] >= 0 else None,
+            row = sums.setdefault(_label(table, key), np.zeros(5))
+            size = table.bytes[hit].astype(float)
+            row += (
+                len(hit),
+                np.where(size >= 0, size, np.nan).sum(),  # one unknown makes the sum unknown
+                table.dur_ns[hit].sum(),
+                table.exposed_ns[hit].sum(),
+                np.where(wait[hit] >= 0, wait[hit], np.nan).sum(),
             )
-            known = bool((table.bytes[hit] >= 0).all())
-            row = sums.setdefault(label, [0.0, 0.0, 0.0, 0.0, 1.0])
-            row[0] += len(hit)
-            row[1] += float(table.bytes[hit].sum()) if known else 0.0
-            row[2] += float(table.dur_ns[hit].sum())
-            row[3] += float(table.exposed_ns[hit].sum())
-            row[4] *= float(known)
-    out = [
-        CollectiveSummary(
-            **dict(zip(_LABELS, label, strict=True)),  # type: ignore[arg-type]
-            count_per_step=row[0] / n_steps,
-            bytes_per_step=row[1] / n_steps if row[4] else None,
-            total_ns=row[2] / n_steps,
-            exposed_ns=row[3] / n_steps,
-        )
-        for label, row in sums.items()
-    ]
-    return tuple(sorted(out, key=lambda r: -r.total_ns))
+    rows = [_summary(label, row / n_steps) for label, row in sums.items()]
+    return tuple(sorted(rows, key=lambda r: -r.total_ns))
+
+
+def _label(table: CommTable, key: list[int]) -> tuple[object, ...]:
+    kind, phase, group, dtype = key
+    g = table.groups[group] if group >= 0 else None
+    return (
+        Op(kind).label,
+        Phase(phase).label if phase >= 0 else None,
+        (g.description or g.name) if g else None,
+        g.size if g and g.size >= 0 else None,
+        table.dtypes[dtype] if dtype >= 0 else None,
+    )
+
+
+def _summary(label: tuple[object, ...], row: NDArray[np.float64]) -> CollectiveSummary:
+    count, size, total, exposed, wait = (float(x) for x in row)
+    named: dict[str, Any] = dict(zip(_LABELS, label, strict=True))
+    known = not math.isnan(wait)
+    transfer = total - wait
+    algbw = size / transfer if known and transfer > 0 and not math.isnan(size) else None
+    factor = _BUS_FACTOR.get(named["kind"])
+    n = named["group_size"]
+    return CollectiveSummary(
+        **named,
+        count_per_step=count,
+        bytes_per_step=None if math.isnan(size) else size,
+        total_ns=total,
+        exposed_ns=exposed,
+        wait_ns=wait if known else None,
+        transfer_ns=transfer if known else None,
+        algbw_gbps=algbw,
+        busbw_gbps=algbw * factor(n) if algbw is not None and factor and n else None,
+    )

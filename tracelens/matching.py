@@ -1,0 +1,168 @@
+"""The same collective on all ranks: how long each waited, and how long the transfer took.
+
+A collective's kernel runs from its own launch until all ranks have sent and received, so the
+last rank to arrive does not wait and its kernel is the shortest: transfer is the shortest length
+over ranks, and what a kernel lasts longer is waiting. No clock is compared for that. Clocks are
+only needed to say how well the ranks agree; offsets are estimated from the collectives' ends and
+kept as data.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracelens.classify import Op
+from tracelens.collectives import CommTable
+from tracelens.intervals import Spans, clip_lengths, subtract, union
+from tracelens.steps import Steps
+from tracelens.trace import Bools, Int64s
+
+#: Kinds in which every rank of the group takes part from beginning to end.
+_SYNCHRONOUS = frozenset({Op.ALL_GATHER, Op.REDUCE_SCATTER, Op.ALL_REDUCE, Op.ALL_TO_ALL})
+
+
+@dataclass(frozen=True, slots=True)
+class RankComm:
+    """What matching needs of one rank: its number, communication and step numbers.
+
+    `step_number` int64 (m,): the profiler's number of the step of each row, -1 outside.
+    `clock_zero_ns`: unix time of the trace's zero.
+    """
+
+    rank: int
+    table: CommTable
+    step_number: Int64s
+    clock_zero_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Waiting of every communication row of every rank.
+
+    Attributes
+    ----------
+    wait_ns : tuple of int64 (m,), one a rank
+        First part of the row in which a later rank was waited for; -1 where it is unknown.
+    offset_ns : tuple of int, one a rank
+        How much the rank's clock is ahead of the others', by the ends of its collectives.
+    residual_ns : int or None
+        Median over collectives of how far their ends lie apart once offsets are taken off.
+    n_matched, n_unmatched : int
+        Collectives found on all their ranks, and rows of synchronous kinds that were not.
+    """
+
+    wait_ns: tuple[Int64s, ...]
+    offset_ns: tuple[int, ...]
+    residual_ns: int | None
+    n_matched: int
+    n_unmatched: int
+
+
+def match(ranks: Sequence[RankComm]) -> Matches:
+    """Match the collectives of ranks by group, step and order within it.
+
+    A collective counts only if every rank of its group was read and shows the same kind and size
+    at the same place; everything else stays unknown.
+    """
+    wait = [np.full(len(r.table), -1, np.int64) for r in ranks]
+    ends: list[tuple[list[int], list[int]]] = []
+    for members, rows in _sequences(ranks):
+        same = _same(ranks, members, rows)
+        length = np.stack([ranks[i].table.dur_ns[r] for i, r in zip(members, rows, strict=True)])
+        late = length - length.min(axis=0)
+        for k, (i, r) in enumerate(zip(members, rows, strict=True)):
+            wait[i][r[same]] = late[k][same]
+        stamp = np.stack(
+            [
+                ranks[i].table.end_ns[r] + (ranks[i].clock_zero_ns - ranks[0].clock_zero_ns)
+                for i, r in zip(members, rows, strict=True)
+            ]
+        )
+        ends += [(list(members), column) for column in stamp[:, same].T.tolist()]
+    offset, residual = _clocks(len(ranks), ends)
+    alone = [
+        (r.table.step >= 0) & np.isin(r.table.kind, tuple(_SYNCHRONOUS)) & (w < 0)
+        for r, w in zip(ranks, wait, strict=True)
+    ]
+    return Matches(tuple(wait), offset, residual, len(ends), sum(int(a.sum()) for a in alone))
+
+
+def exposed_wait(table: CommTable, wait_ns: Int64s, compute: Spans, steps: Steps) -> Int64s:
+    """Part of each step's exposed communication that is waiting for a later rank, ns.
+
+    The rest of it is transfer. Time in which one collective waits while another transfers is
+    transfer. int64 (k,); -1 for a step with communication whose waiting is unknown.
+    """
+    start, end = table.start_ns, table.end_ns
+    arrived = start + np.maximum(wait_ns, 0)
+    busy = union(np.concatenate((compute[0], arrived)), np.concatenate((compute[1], end)))
+    exposed = clip_lengths(subtract(union(start, arrived), busy), steps.start_ns, steps.end_ns)
+    blind = np.unique(table.step[(wait_ns < 0) & (table.step >= 0)])
+    exposed[blind] = -1
+    return exposed
+
+
+def _sequences(
+    ranks: Sequence[RankComm],
+) -> list[tuple[tuple[int, ...], list[Int64s]]]:
+    """Rows of each group and step on all its ranks, in order: (indices of ranks, rows of each)."""
+    index = {r.rank: i for i, r in enumerate(ranks)}
+    found: dict[tuple[str, str, int], dict[int, Int64s]] = defaultdict(dict)
+    for i, r in enumerate(ranks):
+        table = r.table
+        sync = np.isin(table.kind, tuple(_SYNCHRONOUS)) & (r.step_number >= 0) & (table.group >= 0)
+        for g in np.unique(table.group[sync]).tolist():
+            mine = np.flatnonzero(sync & (table.group == g))
+            mine = mine[np.argsort(table.host_ns[mine], kind="stable")]
+            for step in np.unique(r.step_number[mine]).tolist():
+                key = (table.groups[g].name, table.groups[g].ranks, step)
+                found[key][i] = mine[r.step_number[mine] == step]
+    out = []
+    for (_, text, _), rows in found.items():
+        group = _group_ranks(text)
+        # (a group of all ranks is cut short in the record when it is large)
+        members = tuple(sorted(index[x] for x in group if x in index))
+        if len(members) < 2 or len(members) < len(group) or set(members) != set(rows):
+            continue
+        if len({len(rows[i]) for i in members}) == 1:
+            out.append((members, [rows[i] for i in members]))
+    return out
+
+
+def _group_ranks(text: str) -> tuple[int, ...]:
+    """Ranks of a group as c10d records them; empty where the list was cut (over 30 ranks)."""
+    inner = text.strip().removeprefix("[").removesuffix("]")
+    parts = [p.strip() for p in inner.split(",") if p.strip()]
+    return tuple(int(p) for p in parts) if parts and all(p.isdigit() for p in parts) else ()
+
+
+def _same(ranks: Sequence[RankComm], members: tuple[int, ...], rows: list[Int64s]) -> Bools:
+    """Where all ranks show the same kind and size."""
+    first = ranks[members[0]].table
+    same = np.ones(len(rows[0]), bool)
+    for i, r in zip(members[1:], rows[1:], strict=True):
+        table = ranks[i].table
+        same &= table.kind[r] == first.kind[rows[0]]
+        # uneven all-to-alls differ in size by design
+        uneven = first.kind[rows[0]] == Op.ALL_TO_ALL
+        same &= uneven | (table.nelems[r] == first.nelems[rows[0]])
+    return same
+
+
+def _clocks(n: int, ends: list[tuple[list[int], list[int]]]) -> tuple[tuple[int, ...], int | None]:
+    """Offset of each rank's clock and the spread of ends that it leaves."""
+    ahead: list[list[float]] = [[] for _ in range(n)]
+    for members, at in ends:
+        middle = float(np.median(at))
+        for i, t in zip(members, at, strict=True):
+            ahead[i].append(t - middle)
+    offset = [round(float(np.median(a))) if a else 0 for a in ahead]
+    spread = []
+    for members, at in ends:
+        aligned = [t - offset[i] for i, t in zip(members, at, strict=True)]
+        spread.append(max(aligned) - min(aligned))
+    return tuple(offset), round(float(np.median(spread))) if spread else None
