@@ -27,6 +27,7 @@ FLOORS = (
     ("overlap",),
     ("collectives",),
     ("matching",),
+    ("matching",),
     ("infer",),
     ("findings",),
     ("analysis",),
