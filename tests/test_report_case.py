@@ -14,6 +14,7 @@ Times in us. Two steps on rank 0, one on rank 1 of three:
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,8 @@ def test_steps_frame_is_the_table_by_hand(analysis: tracelens.Analysis) -> None:
     assert got == STEPS
     assert frame["complete"].all()
     assert frame["kernels"].tolist() == [3, 2, 1]
-    assert frame["exposed_wait_ms"].isna().all()
+    # rank 2 is missing, so what rank 0 waited is not known; rank 1 had nothing to wait for
+    assert frame["exposed_wait_ms"].isna().tolist() == [True, True, False]
 
 
 def test_collectives_frame(analysis: tracelens.Analysis) -> None:
@@ -108,3 +110,26 @@ def test_json_summary_is_the_mean_of_the_steps(analysis: tracelens.Analysis) -> 
     assert summary["overlap_ratio"] == 0.5
     assert summary["exposed_comm_pct"] == pytest.approx(100 * 200 / 2900, abs=1e-6)
     assert summary["n_steps"] == 3
+
+
+def test_waiting_by_hand(tmp_path: Path) -> None:
+    """Two ranks, one all_reduce: the rank that comes 200 us early waits 200 us of its 500."""
+    for rank, (start, length) in enumerate(((100, 500), (300, 300))):
+        trace = TraceBuilder(rank=rank, world_size=2).step(1, 0, 1000)
+        trace.launch(1, ts=10, dur=5, tid=100).launch(2, ts=20, dur=5, tid=100)
+        trace.kernel("sm90_gemm", 50, 50, corr=1)
+        trace.nccl(ts=start, dur=length, nelems=500_000, corr=2)
+        trace.write(tmp_path / f"rank{rank}.json")
+    both = tracelens.analyze(tmp_path)
+    frame = both.steps
+    assert frame["exposed_wait_ms"].tolist() == pytest.approx([0.2, 0.0])
+    assert frame["exposed_transfer_ms"].tolist() == pytest.approx([0.3, 0.3])
+    report = json.loads(json.dumps(both.to_json()))
+    assert report["summary"]["exposed_wait_ms"] == pytest.approx(0.1)
+    assert report["summary"]["exposed_transfer_ms"] == pytest.approx(0.3)
+    (row,) = report["collectives"]
+    assert (row["wait_ms"], row["transfer_ms"]) == (0.1, 0.3)
+    assert row["algbw_gbps"] == pytest.approx(1e6 / 300_000)  # 1 MB in 300 us; B/ns is GB/s
+    text = both.report(width=120)
+    assert "0.100 ms of it is waiting for the last rank to arrive, 0.300 ms is transfer" in text
+    assert "waiting" in both._repr_html_()

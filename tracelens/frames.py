@@ -32,7 +32,8 @@ def steps_frame(analysis: Analysis) -> pd.DataFrame:
     pandas.DataFrame
         ``rank``, ``step`` (the profiler's number), ``complete`` (False: left out of the means),
         the breakdown in ms, and ``kernels`` launched. ``exposed_wait_ms`` and
-        ``exposed_transfer_ms`` are NaN until waiting is told from transfer. Two identities hold:
+        ``exposed_transfer_ms`` split the exposed communication; NaN where ranks that take part were
+        not read. Two identities hold:
         compute + exposed_comm + exposed_copy + idle = wall, exposed_comm + overlapped_comm = comm.
     """
     ranks = analysis.ranks
@@ -44,8 +45,10 @@ def steps_frame(analysis: Analysis) -> pd.DataFrame:
     for name in BREAKDOWN:
         ns = np.concatenate([getattr(r.breakdown, name) for r in ranks])
         columns[f"{name}_ms"] = ns / NS_PER_MS
-    columns["exposed_wait_ms"] = np.nan
-    columns["exposed_transfer_ms"] = np.nan
+    wait = np.concatenate([r.exposed_wait_ns for r in ranks])
+    exposed = np.concatenate([r.breakdown.exposed_comm for r in ranks])
+    columns["exposed_wait_ms"] = np.where(wait >= 0, wait / NS_PER_MS, np.nan)
+    columns["exposed_transfer_ms"] = np.where(wait >= 0, (exposed - wait) / NS_PER_MS, np.nan)
     columns["kernels"] = np.concatenate([r.kernels for r in ranks])
     return pd.DataFrame(columns)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tracelens.frames import BREAKDOWN
-from tracelens.report.tables import COMPUTE_SPLIT, compute_split
+from tracelens.report.tables import COMPUTE_SPLIT, compute_split, exposed_wait
 from tracelens.units import ns_to_ms
 
 if TYPE_CHECKING:
@@ -88,14 +88,15 @@ def _inference(i: Inference) -> dict[str, object]:
 
 
 def _steps(r: RankAnalysis) -> list[dict[str, object]]:
+    wait, transfer = exposed_wait(r)
     return [
         {
             "rank": r.rank,
             "step": int(r.steps.number[k]),
             "complete": bool(r.steps.complete[k]),
             **{f"{name}_ms": _ms(int(getattr(r.breakdown, name)[k])) for name in BREAKDOWN},
-            "exposed_wait_ms": None,
-            "exposed_transfer_ms": None,
+            "exposed_wait_ms": _ms(wait[k]),
+            "exposed_transfer_ms": _ms(transfer[k]),
             "kernels": int(r.kernels[k]),
         }
         for k in range(len(r.steps))
@@ -106,8 +107,8 @@ def _summary(analysis: Analysis) -> dict[str, object]:
     s = analysis.summary
     return {
         **{f"{name}_ms": _ms(getattr(s, name)) for name in BREAKDOWN},
-        "exposed_wait_ms": None,
-        "exposed_transfer_ms": None,
+        "exposed_wait_ms": _ms(s.exposed_wait),
+        "exposed_transfer_ms": _ms(s.exposed_transfer),
         "overlap_ratio": _round(s.overlap_ratio),
         "exposed_comm_pct": _round(s.exposed_comm_pct),
         "n_steps": s.n_steps,

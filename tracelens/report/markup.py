@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from tracelens.report import tables
 from tracelens.report.tables import PARTS, BreakdownRow
-from tracelens.report.text import clean, digits_for, ms_cell, number, percent
+from tracelens.report.text import clean, digits_for, ms_cell, number, percent, rate
 from tracelens.units import format_bytes
 
 if TYPE_CHECKING:
     from tracelens.analysis import Analysis
+    from tracelens.collectives import CollectiveSummary
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
@@ -58,6 +59,7 @@ def collectives_table(analysis: Analysis) -> str:
     """Communication per step and rank, longest first."""
     rows = analysis.collective_rows
     digits = digits_for([c.total_ns for c in rows])
+    waits = any(c.wait_ns is not None for c in rows)
     grouped = any(tables.group_name(c) for c in rows)
     body = [
         [
@@ -71,12 +73,18 @@ def collectives_table(analysis: Analysis) -> str:
             ms_cell(c.total_ns, digits),
             ms_cell(c.exposed_ns, digits),
             percent(c.total_ns - c.exposed_ns, c.total_ns),
+            *(_waiting(c, digits) if waits else ()),
         ]
         for c in rows
     ]
     head = ("collective", "in", *(["group"] if grouped else []), "type")
-    numbers = ("ranks", "count", "bytes", "total ms", "exposed ms", "hidden")
+    numbers: tuple[str, ...] = ("ranks", "count", "bytes", "total ms", "exposed ms", "hidden")
+    numbers += ("waiting ms", "busbw GB/s") if waits else ()
     return table((*head, *numbers), body, len(head))
+
+
+def _waiting(c: CollectiveSummary, digits: int) -> tuple[str, str]:
+    return "-" if c.wait_ns is None else ms_cell(c.wait_ns, digits), rate(c.busbw_gbps)
 
 
 def split_table(analysis: Analysis) -> str:

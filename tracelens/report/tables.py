@@ -39,6 +39,9 @@ COMPUTE_SPLIT: dict[str, tuple[Op, ...]] = {
     "memset": (Op.MEMSET,),
 }
 
+#: Under every table of collectives.
+WAIT_NOTE = "Total and exposed time include waiting for other ranks; bus bandwidth does not."
+
 #: More ranks than this are shown as the shortest, median and longest.
 MAX_RANKS = 8
 #: More rows (ranks times steps) than this are shown as one mean row a rank.
@@ -144,6 +147,13 @@ def shown_ranks(rows: Sequence[BreakdownRow]) -> tuple[tuple[BreakdownRow, ...],
         return tuple(rows), False
     order = sorted(rows, key=lambda r: (r.wall, r.rank or 0))
     return (order[0], order[len(order) // 2], order[-1]), True
+
+
+def exposed_wait(r: RankAnalysis) -> tuple[list[int | None], list[int | None]]:
+    """Waiting and transfer within each step's exposed communication, ns; None where unknown."""
+    wait = [w if w >= 0 else None for w in r.exposed_wait_ns.tolist()]
+    exposed = r.breakdown.exposed_comm.tolist()
+    return wait, [None if w is None else e - w for e, w in zip(exposed, wait, strict=True)]
 
 
 def compute_split(analysis: Analysis) -> dict[str, float]:

@@ -16,7 +16,7 @@ from tracelens.report import tables
 from tracelens.report.grid import Column, grid
 from tracelens.report.palette import ASCII_BLOCKS, BLOCKS, TERMINAL
 from tracelens.report.tables import PARTS, BreakdownRow, SetupRow
-from tracelens.report.text import clean, digits_for, ms_cell, number, percent, plural, ranges
+from tracelens.report.text import clean, digits_for, ms_cell, number, percent, plural, ranges, rate
 from tracelens.report.verdict import verdict
 from tracelens.units import format_bytes, format_count
 
@@ -291,6 +291,10 @@ def _collectives(analysis: Analysis, width: int, ascii_only: bool) -> Renderable
         column("exposed ms", [ms_cell(c.exposed_ns, digits) for c in rows], 0),
         column("hidden", hidden, 4),
     ]
+    if any(c.wait_ns is not None for c in rows):
+        waits = [None if c.wait_ns is None else ms_cell(c.wait_ns, digits) for c in rows]
+        rates = [rate(c.busbw_gbps) for c in rows]
+        columns += [column("waiting ms", waits, 2), column("busbw GB/s", rates, 3)]
     groups = [tables.group_name(c) for c in rows]
     if any(groups):
         columns.insert(2, column("group", [g[:24] or None for g in groups], 5, left=True))
@@ -299,7 +303,7 @@ def _collectives(analysis: Analysis, width: int, ascii_only: bool) -> Renderable
     if rest:
         spent = ms_cell(sum(c.total_ns for c in rest), digits)
         notes.append(Text(f"and {len(rest)} more kinds, {spent} ms in all", "bright_black"))
-    notes.append(Text("Times include waiting for other ranks.", "bright_black"))
+    notes.append(Text(tables.WAIT_NOTE, "bright_black"))
     return Group(grid(columns, width, ascii_only), *notes)
 
 

@@ -102,7 +102,20 @@ def number(value: float) -> str:
     >>> number(2.0), number(2.5), number(1024.0), number(0.3333)
     ('2', '2.5', '1,024', '0.33')
     """
-    return f"{value:,.0f}" if abs(value - round(value)) < 0.005 else f"{value:,.2f}".rstrip("0")
+    return f"{value:,.2f}".rstrip("0").rstrip(".")
+
+
+def rate(gbps: float | None) -> str:
+    """A bandwidth in GB/s; a dash where it is unknown.
+
+    Examples
+    --------
+    >>> rate(335.04), rate(0.0004), rate(None)
+    ('335.0', '<0.1', '-')
+    """
+    if gbps is None:
+        return "-"
+    return "<0.1" if 0 < gbps < 0.05 else f"{gbps:,.1f}"
 
 
 def listing(words: Sequence[str], last: str = "and") -> str:

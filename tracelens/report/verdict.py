@@ -107,6 +107,8 @@ def _undecided(analysis: Analysis) -> str:
     stage = analysis.setup.get("zero_stage")
     if stage is None or stage.value is not None or len(stage.candidates) < 2:
         return ""
+    if analysis.setup.value("framework") != "deepspeed":
+        return ""
     decides = ""
     if stage.evidence:
         last = clean(stage.evidence[-1]).removeprefix("would decide: ").rstrip(".")
@@ -169,14 +171,22 @@ def _exposed(analysis: Analysis) -> str:
     named = [f"{duration(ns)} {name}" for name, ns in top[:3]]
     if len(top) > 3:
         named.append(f"{duration(sum(ns for _, ns in top[3:]))} other")
-    missing = _missing_ranks(analysis)
-    cannot = f" (and cannot be without {missing})" if missing else ""
-    waiting = f"; waiting for other ranks is part of that and is not split off here{cannot}"
     cost = f"{duration(s.exposed_comm)} a step ({percent(s.exposed_comm, s.wall)})"
     at_once = duration(sum(merged.values())) != duration(s.exposed_comm)
     parts = f"{listing(named)}{' (some at the same time)' if at_once else ''}"
     cost += _spread(analysis)
-    return f"Communication runs with no compute beside it for {cost}: {parts}{waiting}."
+    return f"Communication runs with no compute beside it for {cost}: {parts}{_waiting(analysis)}."
+
+
+def _waiting(analysis: Analysis) -> str:
+    """What part of the exposed communication is waiting, or why that is not known."""
+    s = analysis.summary
+    if s.exposed_wait is not None and s.exposed_transfer is not None:
+        wait, transfer = duration(s.exposed_wait), duration(s.exposed_transfer)
+        return f"; {wait} of it is waiting for the last rank to arrive, {transfer} is transfer"
+    missing = _missing_ranks(analysis)
+    cannot = f" without {missing}" if missing else " in this recording"
+    return f"; waiting for other ranks is part of that and cannot be told from transfer{cannot}"
 
 
 def _spread(analysis: Analysis) -> str:
