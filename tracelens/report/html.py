@@ -105,7 +105,7 @@ def _header(analysis: Analysis, name: str) -> str:
 
 def _verdict(analysis: Analysis) -> str:
     first, *rest = verdict(analysis)
-    items = "".join(f"<li>{escape(s)}</li>" for s in rest)
+    items = "".join(f"<li>{escape(s)}</li>" for s in rest).replace(" ms", "&nbsp;ms")
     return f'<section class="verdict"><p class="lead">{escape(first)}</p><ul>{items}</ul></section>'
 
 
