@@ -9,7 +9,7 @@ DEMO ?= sample_traces/zero2_slow_fabric
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types check clean python
+.PHONY: help demo test lint format types check golden clean python
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ types: $(VENV)/.installed-dev ## mypy, strict
 	$(BIN)/mypy
 
 check: lint types test ## what has to pass before a commit
+
+golden: $(VENV)/.installed-dev ## after an intended change: write golden reports and the README's excerpt
+	$(BIN)/python -m pytest -q --update-golden tests/test_samples.py tests/test_docs.py
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
