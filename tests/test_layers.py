@@ -23,7 +23,7 @@ FLOORS = (
     ("ingest", "classify"),
     ("links",),
     ("steps",),
-    ("phases",),
+    ("phases", "host"),
     ("overlap",),
     ("collectives",),
     ("matching",),
