@@ -9,7 +9,7 @@ DEMO ?= sample_traces/zero2_slow_fabric
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types check golden clean python
+.PHONY: help demo test lint format types check golden bench clean python
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,8 +36,11 @@ check: lint types test ## what has to pass before a commit
 golden: $(VENV)/.installed-dev ## after an intended change: write golden reports and the README's excerpt
 	$(BIN)/python -m pytest -q --update-golden tests/test_samples.py tests/test_docs.py
 
+bench: $(VENV)/.installed $(VENV)-hta/.installed ## time and memory against HTA, which gets an environment of its own
+	$(BIN)/python benchmarks/against_hta.py --hta-python $(VENV)-hta/bin/python
+
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-hta build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: make ... PYTHON=<python 3.10 or later>" >&2; exit 1; }
@@ -53,3 +56,8 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)-hta/.installed: | python
+	$(PYTHON) -m venv $(VENV)-hta
+	$(VENV)-hta/bin/python -m pip install $(PIP_FLAGS) traceinsight 'pandas<3'
+	@touch $@
