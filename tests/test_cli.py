@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from test_report_case import run_at
 
-import tracelens.analysis
+import tracelens.api
 from tracelens.cli import main
 from tracelens.errors import InvariantError
 
@@ -93,7 +93,7 @@ def test_a_disk_error_is_no_bug_of_ours(run: Path, monkeypatch: pytest.MonkeyPat
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "/data/rank0.json")
 
-    monkeypatch.setattr(tracelens.analysis, "analyze", fail)
+    monkeypatch.setattr(tracelens.api, "analyze", fail)
     done = invoke("analyze", run)
     assert done.exit_code == 1
     assert "error: /data/rank0.json: Permission denied" in done.stderr
@@ -122,7 +122,7 @@ def test_our_bug_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch, error: 
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(tracelens.analysis, "analyze", fail)
+    monkeypatch.setattr(tracelens.api, "analyze", fail)
     monkeypatch.delenv("TRACELENS_DEBUG", raising=False)
     done = invoke("analyze", run)
     assert done.exit_code == 70

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tracelens.analysis import Analysis, analyze
+    from tracelens.api import Analysis, analyze
     from tracelens.errors import (
         CorruptTrace,
         EmptyTrace,
@@ -49,8 +49,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "Analysis": "tracelens.analysis",
-    "analyze": "tracelens.analysis",
+    "Analysis": "tracelens.api",
+    "analyze": "tracelens.api",
     "CorruptTrace": "tracelens.errors",
     "EmptyTrace": "tracelens.errors",
     "InputError": "tracelens.errors",

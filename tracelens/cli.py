@@ -16,7 +16,7 @@ import click
 from tracelens.errors import InputError, TraceLensError, UsageError
 
 if TYPE_CHECKING:
-    from tracelens.analysis import Analysis
+    from tracelens.api import Analysis
 
 EXIT_BUG, EXIT_INTERRUPTED, EXIT_PIPE = 70, 130, 141
 DEBUG = "TRACELENS_DEBUG"
@@ -139,7 +139,7 @@ def _check_folder(file: str) -> None:
 
 
 def _read(paths: tuple[str, ...], ranks: tuple[int, ...]) -> Analysis:
-    from tracelens.analysis import analyze
+    from tracelens.api import analyze
     from tracelens.report.progress import ReadingBar
 
     with ReadingBar() as bar:

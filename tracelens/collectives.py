@@ -338,10 +338,15 @@ def _label(table: CommTable, key: list[int]) -> tuple[object, ...]:
     return (
         Op(kind).label,
         Phase(phase).label if phase >= 0 else None,
-        (g.description or g.name) if g else None,
+        _group_label(g) if g else None,
         g.size if g and g.size >= 0 else None,
         table.dtypes[dtype] if dtype >= 0 else None,
     )
+
+
+def _group_label(group: Group) -> str:
+    """A group's description; its name where torch itself writes that it has none."""
+    return group.name if group.description in ("", "undefined") else group.description
 
 
 def _summary(label: tuple[object, ...], row: NDArray[np.float64]) -> CollectiveSummary:

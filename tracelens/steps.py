@@ -234,7 +234,9 @@ def _windows(work: GpuWork, of_work: Int32s, start: Int64s, end: Int64s) -> tupl
     np.maximum.at(last, of_work[inside], work.end_ns[inside])
     has = last >= 0
     window_start = np.where(has, first, start)
-    window_end = np.maximum(last, end)
+    # no step follows the last one: its successor is taken to reach the GPU as late after its
+    # host start as it did itself, or what precedes the first GPU work would be missing once
+    window_end = np.maximum(last, end + np.maximum(window_start - start, 0))
     adjacent = np.zeros(k, bool)
     # markers follow each other within the profiler's own bookkeeping; a longer gap is a pause
     # between two recorded windows and belongs to no step

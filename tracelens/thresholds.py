@@ -47,3 +47,79 @@ SMALL_INPUT_BYTES: Final = 64 * 2**20
 A model that is offloaded moves its parameters, gigabytes; where no weight size was recorded this
 bound alone separates the two.
 """
+
+PAUSE_NS: Final = 3_000_000
+"""No event on any working thread for 3 ms is a pause.
+
+In recorded healthy runs the longest such gap was below 1 ms (ZeRO-2) and 2.0 ms (ZeRO-3, at the
+edges of steps); Python's own bookkeeping between two operators takes microseconds.
+"""
+
+STALL_NS: Final = 300_000
+"""Launched work that an idle device starts 0.3 ms late: launch latency is some 10 us.
+
+On recordings whose GPU another process used too, such starts cluster up to 2.4 ms (the time slice
+of an H200); on 83 of 83 recordings without there was none.
+"""
+
+HOOK_BASELINE: Final = 0.1
+"""At least a tenth of the gradient hooks must reduce nothing to serve as the baseline of the rest;
+with fewer, the median of the other autograd nodes does (a median needs a handful of values)."""
+
+HOST_BOUND_SHARE: Final = 0.3
+"""Host-caused idle time of 30 % of the step on the rank that the others wait for is host-bound.
+
+Measured on recorded runs: 55 to 78 % where the model is small for its GPU, below 28 % where the
+micro-batch was four times larger.
+"""
+
+LAUNCH_DELAY_NS: Final = 20_000
+"""A kernel that starts within 20 us of its launch found an empty queue: 9 to 13 us measured where
+the host is the limit, milliseconds where the GPU is."""
+
+LATE_SHARE: Final = 0.02
+"""A rank whose lateness costs less than 2 % of the step is not worth a finding of its own."""
+
+EXTRA_WORK_SHARE: Final = 0.05
+"""Kernel time 5 % above the median rank's: equal ranks agree within 1 % on recorded runs."""
+
+SAVE_BYTES: Final = 1 << 20
+"""Copies of a megabyte or more to pageable memory, in some steps only, save a checkpoint: logging
+and metrics move scalars."""
+
+FEW_REDUCTIONS: Final = 3
+"""Up to three reductions a backward pass leave overlap_comm nothing to do: the last one is always
+reduced after the pass, and the one before it ends there (DeepSpeed issue 8364: depth one)."""
+
+GOOD_REDUCTIONS: Final = 12
+"""Buckets a pass that a model should have: between 8 and 30, where the last, exposed one is a
+twelfth of the gradients and each is still large enough for the link."""
+
+MANY_REDUCTIONS: Final = 30
+"""More reductions a pass than this cost the host more than their overlap gains."""
+
+LARGE_MESSAGE_BYTES: Final = 32 * 2**20
+"""Messages of 32 MiB and more run at the link's bandwidth (nccl-tests: flat from there on)."""
+
+NVLINK_GBPS: Final = {
+    "A100-SXM": 300.0, "A800-SXM": 200.0, "H100 80GB HBM3": 450.0, "H800": 200.0,
+    "H200": 450.0, "B200": 900.0, "GB200": 900.0, "B300": 900.0,
+}  # fmt: skip
+"""NVLink bandwidth of a GPU in one direction, GB/s, by what the device name contains (NVIDIA data
+sheets: half of the bidirectional figure)."""
+
+NVLINK_REACHED: Final = 0.75
+"""Share of the data sheet's NVLink bandwidth that large all-reduces reach as bus bandwidth:
+290 to 354 of 450 GB/s measured on 4 H200."""
+
+SLOW_LINK_SHARE: Final = 0.25
+"""Bus bandwidth below a quarter of NVLink's is another link: PCIe 4.0 and 5.0 x16 carry at most 32
+and 64 GB/s, shared memory 15 to 30."""
+
+STALLS: Final = 5
+"""Work started late on an idle GPU at least five times in the window is another process at work;
+recorded runs that had their GPUs to themselves show none."""
+
+CONTENTION: Final = 0.2
+"""Share of a hidden transfer that comes back as slower compute beside it: kernels ran 1.13 to 1.35
+times as long beside a collective on recorded runs (H200, both fabrics)."""

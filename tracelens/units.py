@@ -50,7 +50,8 @@ def us_float_to_ns(us: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     [4368926822274926, 1]
     """
     whole = np.floor(us)
-    return whole.astype(np.int64) * NS_PER_US + np.rint((us - whole) * NS_PER_US).astype(np.int64)
+    rest = np.rint((us - whole) * NS_PER_US)
+    return np.asarray(whole.astype(np.int64) * NS_PER_US + rest.astype(np.int64), np.int64)
 
 
 def ns_to_ms(ns: int | float) -> float:

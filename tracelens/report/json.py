@@ -43,7 +43,7 @@ def to_json(analysis: Analysis) -> dict[str, object]:
         "compute": _compute(analysis),
         "collectives": [_collective(c) for c in analysis.collective_rows],
         "findings": [_finding(f) for f in analysis.finding_rows],
-        "detectors": [],
+        "detectors": [asdict(v) for v in analysis.verdicts],
         "import": {
             "events_read": sum(r.stats.events_read for r in analysis.ranks),
             "events_dropped": sum(r.stats.events_dropped for r in analysis.ranks),

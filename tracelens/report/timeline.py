@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tracelens.errors import InputError
+from tracelens.pipeline import open_rank
 from tracelens.report.figures import timeline_figure
 from tracelens.report.marks import step_timeline
 from tracelens.report.tables import counted_steps
@@ -56,7 +57,7 @@ def timeline_of(analysis: Analysis, rank: int | None = None, step: int | None = 
     if not len(rows):
         have = ranges(r.steps.number.tolist())
         raise InputError(f"rank {r.rank} has no step {step}", hint=f"its steps: {have}")
-    return timeline_figure(step_timeline(analysis.open_rank(r.rank), int(rows[0])))
+    return timeline_figure(step_timeline(open_rank(analysis, r.rank), int(rows[0])))
 
 
 def _rank(analysis: Analysis, rank: int | None) -> RankAnalysis:

@@ -1,0 +1,167 @@
+"""What detectors read, and how a cause becomes a cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracelens.collectives import CommTable
+from tracelens.findings import Finding, Severity
+from tracelens.host import Cause, Host
+from tracelens.infer.facts import RankFacts
+from tracelens.infer.result import Setup
+from tracelens.infer.roles import Roles, find_roles
+from tracelens.intervals import Spans, clip_lengths
+from tracelens.overlap import StepBreakdown
+from tracelens.steps import Steps
+from tracelens.trace import Bools, Int64s
+from tracelens.units import format_ns, ns_to_ms
+
+PerRank = NDArray[np.float64]
+"""A quantity of each rank: mean over its whole steps, ns."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankView:
+    """One rank as detectors see it. `exposed_wait_ns` (k,) and `wait_ns` (m,): -1 unknown."""
+
+    rank: int
+    steps: Steps
+    whole: Bools
+    breakdown: StepBreakdown
+    comm: CommTable
+    compute: Spans
+    wait_ns: Int64s
+    exposed_wait_ns: Int64s
+    host: Host
+    facts: RankFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A run as detectors see it: its ranks, what was running, and the mean step in ns."""
+
+    views: tuple[RankView, ...]
+    setup: Setup
+    device: str | None
+    world_size: int | None
+    step_ns: float
+    shared_gpu: bool
+    """Another process used the GPUs: lengths of collectives say nothing about the link."""
+    explained: PerRank
+    """What findings so far take of each rank, ns a step: nothing is charged twice."""
+    explained_launch: PerRank
+    """The part of it that was host-caused idle time."""
+
+    def per_rank(self, values: Sequence[Int64s]) -> PerRank:
+        """Means over whole steps of one (k,) array a rank."""
+        pairs = zip(self.views, values, strict=True)
+        return np.array([float(v[view.whole].mean()) for view, v in pairs])
+
+    def idle(self, cause: Cause) -> PerRank:
+        """Idle time of a cause on each rank, ns a step."""
+        return self.per_rank([v.host.idle_ns[:, cause] for v in self.views])
+
+    @property
+    def waits(self) -> PerRank | None:
+        """Exposed waiting of each rank, ns a step; None unless known of every rank and step."""
+        if len(self.views) < 2:
+            return None
+        if any((v.exposed_wait_ns[v.whole] < 0).any() for v in self.views):
+            return None
+        return self.per_rank([v.exposed_wait_ns for v in self.views])
+
+    @property
+    def critical(self) -> int | None:
+        """Index of the rank that the others wait for most; None if waiting is unknown."""
+        slack = self.slack
+        return None if slack is None else int(slack.argmin())
+
+    def saving(self, cause: PerRank) -> float:
+        """What the step saves with a cause gone that takes these ns a step of each rank.
+
+        A rank that waits w for the others can be w earlier for nothing. With the cause gone rank r
+        arrives cause[r] earlier, and the step follows the last: it gets shorter by
+        ``min(slack + cause) - min(slack)``, where slack is waiting and what other findings are
+        charged for. Where waiting is unknown only what all ranks share is sure.
+        """
+        slack = self.slack
+        if slack is None:
+            return float(cause.min())
+        return float((slack + cause).min() - slack.min())
+
+    @property
+    def slack(self) -> PerRank | None:
+        """How much earlier each rank is than the last once what is explained is gone, ns."""
+        waits = self.waits
+        return None if waits is None else waits + self.explained
+
+    def roles(self) -> list[Roles]:
+        """What each rank's communication is for."""
+        return [find_roles(v.facts) for v in self.views]
+
+    def exposed_transfer(self, masks: Sequence[Bools]) -> PerRank:
+        """Time in which some rows transfer and no compute kernel runs, ns a step of each rank.
+
+        Where waiting is unknown it is counted in: an upper bound.
+        """
+        result = []
+        for view, mask in zip(self.views, masks, strict=True):
+            c = view.comm
+            on = mask & (c.step >= 0) & view.whole[np.maximum(c.step, 0)]
+            arrived = c.start_ns[on] + np.maximum(view.wait_ns[on], 0)
+            hidden = clip_lengths(view.compute, arrived, c.end_ns[on])
+            exposed = (c.end_ns[on] - arrived - hidden).sum()
+            result.append(float(exposed) / max(int(view.whole.sum()), 1))
+        return np.array(result)
+
+
+Status = Literal["fired", "clean", "not_applicable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a detector's run ended: fired, clean, or not applicable with the reason."""
+
+    id: str
+    status: Status
+    reason: str | None = None
+
+
+def severity(cost_ns: float, step_ns: float) -> Severity:
+    """Severity by share of the step: 15 % critical, 5 % high, 0.5 % low, less is information."""
+    share = cost_ns / step_ns if step_ns else 0.0
+    if share >= 0.15:
+        return "critical"
+    if share >= 0.05:
+        return "high"
+    return "low" if share >= 0.005 else "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A finding, and what its cause takes of each rank, ns a step."""
+
+    finding: Finding
+    cause: PerRank
+    of_launch: bool = False
+    """Whether the cause is a part of the host-caused idle time (`Cause.LAUNCH`)."""
+
+
+def charge(
+    context: Context, id: str, title: str, cause: PerRank, *, of_launch: bool = False, **more: Any
+) -> Charge:
+    """Charge a cause with what the step would save without it."""
+    cost = max(context.saving(cause), 0.0)
+    finding = Finding(
+        id=id,
+        title=title.replace("{cost}", format_ns(cost)),
+        cost_ms_per_step=ns_to_ms(cost),
+        severity=severity(cost, context.step_ns),
+        **more,
+    )
+    return Charge(finding, cause, of_launch)

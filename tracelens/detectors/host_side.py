@@ -1,0 +1,210 @@
+"""Causes on the host: loading, allocating, pausing, saving, the CPU optimizer, launching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tracelens.detectors.context import Charge, Context, PerRank, charge
+from tracelens.host import Cause
+from tracelens.thresholds import HOST_BOUND_SHARE, LAUNCH_DELAY_NS, SAVE_BYTES
+from tracelens.units import format_ns
+
+
+def _ranks(context: Context, hit: object) -> tuple[int, ...]:
+    return tuple(v.rank for v, h in zip(context.views, hit, strict=True) if h)  # type: ignore[call-overload]
+
+
+def dataloader_stall(context: Context) -> Iterator[Charge]:
+    """Does the GPU idle while the data loader's range runs?
+
+    Cost: idle time inside the range, where it makes the step longer. Source: the ranges that
+    torch.utils.data puts around ``__next__`` (torch/utils/data/dataloader.py).
+    """
+    idle = context.idle(Cause.LOADER)
+    if idle.max() <= 0:
+        return
+    yield charge(
+        context,
+        "dataloader_stall",
+        "The GPU waits {cost} a step for the data loader",
+        idle,
+        ranks=_ranks(context, idle > 0),
+        evidence=(
+            f"no GPU work runs in {format_ns(float(idle.min()))} to {format_ns(float(idle.max()))}"
+            " a step of the enumerate(DataLoader) range, by rank",
+        ),
+        remedy="DataLoader(num_workers > 0, prefetch_factor, persistent_workers=True), or do the "
+        "preparation ahead of training",
+    )
+
+
+def optimizer_offload_stall(context: Context) -> Iterator[Charge]:
+    """Does the GPU idle while the optimizer runs on the host?
+
+    Cost: idle time inside DeepSpeedCPUAdam's range, where it makes the step longer.
+    """
+    idle = context.idle(Cause.CPU_OPTIMIZER)
+    if idle.max() <= 0:
+        return
+    yield charge(
+        context,
+        "optimizer_offload_stall",
+        "The GPU idles {cost} a step while the optimizer runs on the CPU",
+        idle,
+        ranks=_ranks(context, idle > 0),
+        evidence=(f"idle inside the DeepSpeedCPU optimizer's range: {_spread(idle)}",),
+        remedy="keep optimizer state on the GPU if it fits (remove offload_optimizer), offload only"
+        " a part (ratio, ZeRO-3), bind cores to ranks and give the optimizer more threads",
+        config={"zero_optimization.offload_optimizer": None},
+    )
+
+
+def allocator_churn(context: Context) -> Iterator[Charge]:
+    """Is GPU memory allocated and freed with the driver in steady steps?
+
+    Cost: idle time inside those calls, where it makes the step longer. torch's caching allocator
+    makes none once warm, unless memory is short or ``empty_cache`` gives it back.
+    """
+    calls = context.per_rank([v.host.allocator_calls for v in context.views])
+    idle = context.idle(Cause.ALLOCATOR)
+    if calls.max() < 1 or idle.max() <= 0:
+        return
+    yield charge(
+        context,
+        "allocator_churn",
+        "Driver allocations cost {cost} a step",
+        idle,
+        ranks=_ranks(context, calls >= 1),
+        evidence=(
+            f"{calls.max():.0f} cudaMalloc and cudaFree calls a step; a warm cache makes none",
+            f"the GPU is idle inside them for {_spread(idle)} a step",
+        ),
+        remedy="remove torch.cuda.empty_cache() from the loop; if memory is short, lower "
+        "micro-batch, reduce_bucket_size or stage3_max_live_parameters, or set "
+        "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True",
+    )
+
+
+def _spread(values: PerRank) -> str:
+    low, high = float(values.min()), float(values.max())
+    same = high - low < 0.05 * high
+    return format_ns(high) if same else f"{format_ns(low)} to {format_ns(high)} by rank"
+
+
+def checkpoint_save(context: Context) -> Iterator[Charge]:
+    """Is something large copied to pageable memory and written, in some steps only?
+
+    Cost: those copies and the pauses of the same steps, where they make the step longer. Without
+    copies it is `host_pause`.
+    """
+    found = [_saving_steps(v.host.save_bytes) for v in context.views]
+    if not any(len(f) for f in found):
+        return
+    cause = []
+    for view, steps in zip(context.views, found, strict=True):
+        spent = np.zeros(len(view.steps), np.int64)
+        spent[steps] = view.host.save_ns[steps] + view.host.idle_ns[steps, Cause.PAUSE]
+        cause.append(spent)
+    size = max(int(v.host.save_bytes.max()) for v in context.views)
+    numbers = {int(v.steps.number[i]) for v, f in zip(context.views, found, strict=True) for i in f}
+    yield charge(
+        context,
+        "checkpoint_save",
+        "Saving to the host holds all ranks up, {cost} a step on average",
+        context.per_rank(cause),
+        ranks=_ranks(context, [len(f) > 0 for f in found]),
+        steps=tuple(sorted(numbers)),
+        evidence=(
+            f"{size / 1e6:,.0f} MB copied to pageable memory in step {min(numbers)}, not in others",
+            f"copies and the pause after them take {format_ns(float(max(c.max() for c in cause)))}",
+        ),
+        remedy="save less often or asynchronously (pinned staging buffers, a background writer; "
+        "torch.distributed.checkpoint.async_save)",
+    )
+
+
+def _saving_steps(size: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> list[int]:
+    large = np.flatnonzero(size >= SAVE_BYTES)
+    return large.tolist() if 0 < len(large) < len(size) else []
+
+
+def host_pause(context: Context) -> Iterator[Charge]:
+    """Are there stretches without any event on any thread, while the GPU idles?
+
+    Cost: idle time inside them, where it makes the step longer; pauses in steps that save a
+    checkpoint are charged there. Garbage collection, sleeping, blocking file access and slow
+    Python all look like this without stacks.
+    """
+    cause, pauses = [], []
+    for view in context.views:
+        spent = view.host.idle_ns[:, Cause.PAUSE].copy()
+        saving = _saving_steps(view.host.save_bytes)
+        spent[saving] = 0
+        cause.append(spent)
+        pauses += [(p, view) for p in view.host.pauses if p.step not in saving]
+    idle = context.per_rank(cause)
+    if idle.max() <= 0 or not pauses:
+        return
+    longest, view = max(pauses, key=lambda p: p[0].dur_ns)
+    yield charge(
+        context,
+        "host_pause",
+        "The host does nothing that the trace shows for {cost} a step",
+        idle,
+        ranks=_ranks(context, idle > 0),
+        steps=tuple(sorted({int(v.steps.number[p.step]) for p, v in pauses})),
+        evidence=(
+            f"{len(pauses)} pauses with no event on any thread; the longest, "
+            f"{format_ns(longest.dur_ns)} on rank {view.rank}, after {longest.after} and before "
+            f"{longest.before}",
+            "garbage collection, sleep, blocking I/O and slow Python look alike here; one step "
+            "recorded with with_stack=True tells them apart",
+        ),
+        remedy="record one step with with_stack=True; if it is garbage collection, gc.disable() "
+        "and gc.collect() at a fixed interval on all ranks together",
+    )
+
+
+def launch_bound(context: Context) -> Iterator[Charge]:
+    """Is the host too slow to keep the GPU busy?
+
+    Fires where, on the rank that the others wait for, the host's launching leaves the GPU idle for
+    `HOST_BOUND_SHARE` of the step and kernels start as soon as they are launched. Cost: that idle
+    time, less what other findings (many small buckets, one late host) are charged for.
+    """
+    idle = context.idle(Cause.LAUNCH)
+    at = context.critical
+    last = "" if at is None else ", which the others wait for last,"
+    at = int(idle.argmin()) if at is None else at
+    host = context.views[at].host
+    if idle[at] < HOST_BOUND_SHARE * context.step_ns or host.launch_delay_ns > LAUNCH_DELAY_NS:
+        return
+    yield charge(
+        context,
+        "launch_bound",
+        "The host is the limit: the GPU has nothing launched, {cost} a step",
+        np.maximum(idle - context.explained_launch, 0.0),
+        of_launch=True,
+        ranks=tuple(v.rank for v in context.views),
+        evidence=(
+            f"on rank {context.views[at].rank}{last} the GPU has nothing launched for "
+            f"{format_ns(float(idle[at]))}, {100 * idle[at] / context.step_ns:.0f}% of the step",
+            f"its {host.n_kernels:,.0f} kernels a step start {format_ns(host.launch_delay_ns)} "
+            f"after their launch (median), so the queue is empty; they take "
+            f"{format_ns(host.kernel_ns)} each, launching one {format_ns(host.call_ns)}",
+        ),
+        remedy="more work per launch: larger micro-batch or sequence, torch.compile or CUDA graphs,"
+        " fused optimizers and norms; fewer Python hooks and synchronisations; note that the "
+        "profiler itself slows the host",
+    )
+
+
+def lateness(context: Context) -> float:
+    """How much earlier the step would end if the last rank came with the second last, ns."""
+    slack = context.slack
+    if slack is None:
+        return 0.0
+    first, second = np.sort(slack)[:2]
+    return float(second - first)

@@ -1,0 +1,130 @@
+"""Differences between ranks: a late host, more work, slower kernels; a GPU that is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tracelens.detectors.context import Charge, Context, PerRank, charge
+from tracelens.detectors.host_side import lateness
+from tracelens.host import Cause
+from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE, STALLS
+from tracelens.units import format_ns
+
+
+def work_differences(context: Context) -> tuple[PerRank, PerRank]:
+    """Kernel time above the median rank's: from more or other kernels, and from slower ones."""
+    sums = [v.host.kernel_sums for v in context.views]
+    more, slower = np.zeros(len(sums)), np.zeros(len(sums))
+    for name in set().union(*sums):
+        count = np.array([s.get(name, (0.0, 0.0))[0] for s in sums])
+        spent = np.array([s.get(name, (0.0, 0.0))[1] for s in sums])
+        usual = float(np.median(count))
+        above = spent - np.median(spent)
+        same = np.abs(count - usual) <= EXTRA_WORK_SHARE * max(usual, 1.0)
+        slower += np.where(same, above, 0.0)
+        more += np.where(same, 0.0, above)
+    return more, slower
+
+
+def straggler_host(context: Context) -> Iterator[Charge]:
+    """Is one rank's host thread late, so that the others wait for it?
+
+    Fires where the last rank's lateness costs `LATE_SHARE` of the step and at least half of it is
+    more host-caused idle time than the median rank has. Cost: until the second last rank.
+    """
+    at, late = context.critical, lateness(context)
+    if at is None or late < LATE_SHARE * context.step_ns:
+        return
+    idle = sum(context.idle(c) for c in (Cause.LAUNCH, Cause.DEVICE))
+    extra = float(idle[at] - np.median(idle))  # type: ignore[index]
+    if extra < 0.5 * late:
+        return
+    rank = context.views[at].rank
+    waits = context.waits
+    others = np.delete(waits, at) if waits is not None else np.zeros(1)
+    cause = np.zeros(len(context.views))
+    cause[at] = late
+    yield charge(
+        context,
+        "straggler_host",
+        f"Rank {rank}'s host is late, {{cost}} a step",
+        cause,
+        of_launch=True,
+        ranks=(rank,),
+        evidence=(
+            f"the other ranks wait {format_ns(float(others.min()))} to "
+            f"{format_ns(float(others.max()))} a step in collectives, rank {rank} "
+            f"{format_ns(float(waits[at]) if waits is not None else 0)}",
+            f"its GPU idles {format_ns(extra)} a step longer than the median rank's because its "
+            "host launches later, with the same kernels to launch",
+        ),
+        remedy="look at that rank's host: cores pinned to it (numactl, --bind_cores_to_rank), other"
+        " processes, CPU frequency, logging or saving on one rank only",
+    )
+
+
+def uneven_work(context: Context) -> Iterator[Charge]:
+    """Has one rank more or other GPU work than the rest?
+
+    Cost: the extra kernel time, unless that rank's GPU idles for its host anyway, or another rank
+    is later: then it is hidden and costs nothing.
+    """
+    more, slower = work_differences(context)
+    yield from _uneven(context, "uneven_work", more, "more or other kernels")
+    yield from _uneven(context, "straggler_compute", slower, "the same kernels, slower")
+
+
+def _uneven(context: Context, id: str, above: PerRank, what: str) -> Iterator[Charge]:
+    compute = context.per_rank([v.breakdown.compute for v in context.views])
+    at = int(above.argmax())
+    if len(above) < 2 or above[at] < EXTRA_WORK_SHARE * float(np.median(compute)):
+        return
+    idle = context.idle(Cause.LAUNCH)
+    cause = np.zeros(len(above))
+    cause[at] = max(float(above[at] - idle[at]), 0.0)
+    rank = context.views[at].rank
+    hidden = "" if context.saving(cause) > 0 else "; hidden behind its idle GPU or a later rank"
+    yield charge(
+        context,
+        id,
+        f"Rank {rank} computes {format_ns(float(above[at]))} a step longer than the median rank"
+        + hidden,
+        cause,
+        ranks=(rank,),
+        evidence=(
+            f"{format_ns(float(above[at]))} a step above the median rank from {what}",
+            f"compute on rank {rank} {format_ns(float(compute[at]))}, median "
+            f"{format_ns(float(np.median(compute)))}",
+        ),
+        remedy="balance the batch (tokens, not samples) and the layers over ranks"
+        if id == "uneven_work"
+        else "check that GPU's clocks, temperature, power limit and neighbours (nvidia-smi -q)",
+    )
+
+
+def gpu_shared(context: Context) -> Iterator[Charge]:
+    """Does another process use the GPU?
+
+    Launched work that an otherwise idle device starts late has waited for somebody else's time
+    slice. Cost: the sum of those delays, where it makes the step longer; collectives that it
+    stretched are not told apart from slow links.
+    """
+    count = np.array([int(v.host.stalls.sum()) for v in context.views])
+    if count.max() < STALLS:
+        return
+    late = context.per_rank([v.host.stall_ns for v in context.views])
+    yield charge(
+        context,
+        "gpu_shared",
+        "Another process uses the GPU: launched work starts late on an idle device",
+        late,
+        ranks=tuple(v.rank for v, n in zip(context.views, count, strict=True) if n >= STALLS),
+        evidence=(
+            f"{count.sum()} times launched work started more than 0.3 ms late on an idle device, "
+            f"{format_ns(float(late.max()))} a step on one rank",
+            "lengths of collectives are not trusted as bandwidth here",
+        ),
+        remedy="find the other process (nvidia-smi) and record again",
+    )

@@ -1,0 +1,233 @@
+"""From files to an `Analysis`: every stage once, rank by rank, then across ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+
+from tracelens.analysis import Analysis, RankAnalysis, RankEvents, RunInfo, Summary
+from tracelens.classify import Op
+from tracelens.collectives import collect, summarize
+from tracelens.detectors import Context, RankView, is_shared, run_all
+from tracelens.errors import EmptyTrace, InputError
+from tracelens.host import look_at_host
+from tracelens.infer.facts import gather
+from tracelens.infer.result import Setup
+from tracelens.infer.rules import infer_setup
+from tracelens.ingest import open_trace
+from tracelens.ingest.run import RankFile, RunPlan, discover
+from tracelens.links import link
+from tracelens.matching import Matches, RankComm, exposed_wait, match
+from tracelens.overlap import break_down, compute_spans
+from tracelens.phases import find_phases
+from tracelens.steps import Steps, find_steps
+from tracelens.trace import Bools, Note, Trace
+
+Paths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with (what is read, bytes read, bytes in all)."""
+
+
+def read_run(
+    paths: Paths, ranks: Sequence[int] | None = None, progress: Progress | None = None
+) -> Analysis:
+    """Read and analyse a run; see `tracelens.api.analyze`.
+
+    One rank's events are held at a time.
+    """
+    many = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    plan = discover(many)
+    plan = plan if ranks is None else plan.select(ranks)
+    done: list[RankAnalysis] = []
+    notes: list[Note] = list(plan.notes)
+    total, before = sum(f.bytes for f in plan.files), 0
+    for f in plan.files:
+        tick = None
+        if progress is not None:
+            tick = _tick(progress, os.path.basename(f.path), before, total)
+        try:
+            done.append(_read_rank(f, tick))
+        except InputError as e:
+            if len(plan.files) == 1:
+                raise
+            notes.append(Note("unreadable_file", 1, f"rank {f.rank} is left out: {e}"))
+        before += f.bytes
+    if not done:
+        raise InputError("no rank of the run could be read", hint="\n".join(n.text for n in notes))
+    return _assemble(plan, tuple(done), notes)
+
+
+def _read_rank(file: RankFile, tick: Callable[[int, int], None] | None) -> RankAnalysis:
+    return analyze_rank(open_trace(file.path, progress=tick, part=file.part), file.rank)
+
+
+def open_rank(analysis: Analysis, rank: int) -> RankEvents:
+    """Read one rank's file again and link it.
+
+    Raises
+    ------
+    InputError
+        If the run has no such rank.
+    """
+    read = {r.rank for r in analysis.ranks}
+    for f in analysis.plan.files:
+        if f.rank == rank and rank in read:
+            return look(open_trace(f.path, part=f.part))
+    have = ", ".join(str(r.rank) for r in analysis.ranks)
+    raise InputError(f"the run has no rank {rank}", hint=f"ranks read: {have}")
+
+
+def _tick(progress: Progress, what: str, before: int, total: int) -> Callable[[int, int], None]:
+    def tick(read: int, _: int) -> None:
+        progress(what, before + read, total)
+
+    return tick
+
+
+def look(trace: Trace) -> RankEvents:
+    """Link a trace and find its steps and phases."""
+    work = link(trace)
+    found = find_steps(trace, work)
+    return RankEvents(trace, work, found, find_phases(trace, work, found))
+
+
+def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
+    """Measure one rank: links, steps, phases, breakdown, collectives, facts for the inference."""
+    if not len(trace.slices):
+        raise EmptyTrace(f"{trace.info.path}: no events", hint="was anything recorded?")
+    seen = look(trace)
+    work, found = seen.work, seen.found
+    comm = collect(trace, work, found, seen.phases)
+    inside = found.of_work >= 0
+    op_ns = np.zeros((len(found.steps), len(Op)), np.int64)
+    np.add.at(
+        op_ns,
+        (found.of_work[inside], work.op[inside].astype(np.int64)),
+        (work.end_ns - work.start_ns)[inside],
+    )
+    return RankAnalysis(
+        rank=rank,
+        path=trace.info.path,
+        info=trace.info,
+        stats=trace.stats,
+        steps=found.steps,
+        step_source=found.source,
+        breakdown=break_down(work, found.steps),
+        comm=comm,
+        passes=seen.phases.passes,
+        op_ns=op_ns,
+        kernels=np.bincount(found.of_work[inside], minlength=len(found.steps)),
+        compute=compute_spans(work),
+        exposed_wait_ns=np.full(len(found.steps), -1, np.int64),
+        host=look_at_host(trace, work, found, _counted(found.steps)),
+        facts=gather(trace, seen.work, seen.found, seen.phases, comm),
+    )
+
+
+def _with_waits(ranks: tuple[RankAnalysis, ...]) -> tuple[tuple[RankAnalysis, ...], Matches]:
+    """The ranks with what matching their collectives tells about waiting."""
+    seen = [
+        RankComm(
+            r.rank,
+            r.comm,
+            np.where(r.comm.step >= 0, r.steps.number[r.comm.step], -1),
+            r.info.clock_zero_ns,
+        )
+        for r in ranks
+    ]
+    matches = match(seen)
+    told = [
+        replace(r, exposed_wait_ns=exposed_wait(r.comm, w, r.compute, r.steps))
+        for r, w in zip(ranks, matches.wait_ns, strict=True)
+    ]
+    return tuple(told), matches
+
+
+def _assemble(plan: RunPlan, ranks: tuple[RankAnalysis, ...], notes: list[Note]) -> Analysis:
+    ranks, matches = _with_waits(ranks)
+    info = ranks[0].info
+    world = {r.info.world_size for r in ranks if r.info.world_size is not None}
+    for r in ranks:
+        notes += [Note(n.code, n.count, f"rank {r.rank}: {n.text}") for n in r.stats.notes]
+    run = RunInfo(
+        source=info.source,
+        paths=tuple(r.path for r in ranks),
+        ranks=tuple(r.rank for r in ranks),
+        rank_source=plan.files[0].rank_source,
+        world_size=world.pop() if len(world) == 1 else None,
+        device=info.devices[0] if info.devices else None,
+        n_events=sum(r.stats.events_read for r in ranks),
+        torch=info.torch,
+        nccl=info.nccl,
+    )
+    whole = [r.steps.complete for r in ranks]
+    setup = infer_setup(tuple(r.facts for r in ranks), run.world_size)
+    summary = _summarize(ranks)
+    findings, verdicts = run_all(_context(ranks, matches, setup, run, summary))
+    return Analysis(
+        run=run,
+        ranks=ranks,
+        setup=setup,
+        collective_rows=summarize([r.comm for r in ranks], whole, matches.wait_ns),
+        summary=summary,
+        notes=tuple(notes),
+        plan=plan,
+        matches=matches,
+        finding_rows=findings,
+        verdicts=verdicts,
+    )
+
+
+def _counted(steps: Steps) -> Bools:
+    """Steps that means are taken over: the whole ones, or all where none is whole."""
+    return steps.complete if steps.complete.any() else np.ones(len(steps), bool)
+
+
+def _context(
+    ranks: tuple[RankAnalysis, ...], matches: Matches, setup: Setup, run: RunInfo, summary: Summary
+) -> Context:
+    views = tuple(
+        RankView(
+            rank=r.rank,
+            steps=r.steps,
+            whole=_counted(r.steps),
+            breakdown=r.breakdown,
+            comm=r.comm,
+            compute=r.compute,
+            wait_ns=wait,
+            exposed_wait_ns=r.exposed_wait_ns,
+            host=r.host,
+            facts=r.facts,
+        )
+        for r, wait in zip(ranks, matches.wait_ns, strict=True)
+    )
+    shared = is_shared(views)
+    none = np.zeros(len(views))
+    return Context(views, setup, run.device, run.world_size, summary.wall, shared, none, none)
+
+
+def _summarize(ranks: Sequence[RankAnalysis]) -> Summary:
+    """Means over the whole steps of all ranks; over all steps where none is whole."""
+    any_whole = any(r.steps.complete.any() for r in ranks)
+    use = [r.steps.complete if any_whole else np.ones(len(r.steps), bool) for r in ranks]
+
+    def mean(column: str) -> float:
+        parts = [getattr(r.breakdown, column)[u] for r, u in zip(ranks, use, strict=True)]
+        return float(np.concatenate(parts).mean())
+
+    columns = ("wall", "compute", "comm", "overlapped_comm", "exposed_comm", "exposed_copy", "idle")
+    means = {c: mean(c) for c in columns}
+    waits = np.concatenate([r.exposed_wait_ns[u] for r, u in zip(ranks, use, strict=True)])
+    wait = float(waits.mean()) if (waits >= 0).all() else None
+    return Summary(
+        n_steps=sum(int(u.sum()) for u in use),
+        **means,
+        overlap_ratio=means["overlapped_comm"] / means["comm"] if means["comm"] else None,
+        exposed_comm_pct=100 * means["exposed_comm"] / means["wall"] if means["wall"] else None,
+        exposed_wait=wait,
+        exposed_transfer=means["exposed_comm"] - wait if wait is not None else None,
+    )
