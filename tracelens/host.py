@@ -25,7 +25,7 @@ from tracelens.trace import Bools, Int64s, Kind, Trace, _freeze
 class Cause(enum.IntEnum):
     """Why the GPU was idle."""
 
-    CPU_OPTIMIZER = 0  #: the optimizer runs on the host
+    CPU_OPTIMIZER = 0  #: the optimizer runs on the host: from the backward pass to the step's end
     LOADER = 1  #: the data loader's range
     ALLOCATOR = 2  #: cudaMalloc, cudaFree and the like
     PAUSE = 3  #: no thread of the step shows any event
@@ -94,12 +94,26 @@ class Host:
         _freeze(self)
 
 
-def look_at_host(trace: Trace, work: GpuWork, found: StepMap, whole: Bools) -> Host:
-    """Measure the host's side of a rank."""
+def look_at_host(
+    trace: Trace, work: GpuWork, found: StepMap, backward_end_ns: Int64s, whole: Bools
+) -> Host:
+    """Measure the host's side of a rank.
+
+    Parameters
+    ----------
+    trace : Trace
+    work : GpuWork
+    found : StepMap
+    backward_end_ns : int64 (k,)
+        Host time at which the last backward pass of each step ends; -1 without one.
+    whole : bool (k,)
+        Steps that medians are taken over.
+    """
     steps = found.steps
     host, device, late = _idle(work, int(steps.end_ns.max(initial=0)))
     gaps, pauses = _pauses(trace, work, found)
-    causes = _causes(trace, host, gaps)
+    update = _cpu_update(trace, steps, backward_end_ns)
+    causes = _causes(trace, host, (update, gaps))
     parts = [*causes, device]
     idle = np.stack([clip_lengths(p, steps.start_ns, steps.end_ns) for p in parts], axis=1)
     _tail(idle, causes, work, steps)
@@ -161,9 +175,29 @@ def _tail(idle: Int64s, causes: list[Spans], work: GpuWork, steps: Steps) -> Non
             tail -= share
 
 
-def _causes(trace: Trace, host: Spans, gaps: Spans) -> list[Spans]:
-    """The host's idle part by cause, in order of `Cause`, each instant once."""
+def _cpu_update(trace: Trace, steps: Steps, backward_end_ns: Int64s) -> Spans:
+    """From the backward pass to the end of steps whose optimizer runs on the host.
+
+    Around the update itself DeepSpeed moves gradients and parameters parameter by parameter.
+    """
     s = trace.slices
+    names = np.array([i for i, t in enumerate(trace.strings) if _CPU_OPTIMIZER.match(t)], np.int32)
+    rows = trace.rows(Kind.ANNOTATION, names)
+    step = np.unique(np.searchsorted(steps.host_start_ns, s.ts_ns[rows], "right") - 1)
+    step = step[step >= 0]
+    step = step[backward_end_ns[step] >= 0]
+    start = np.concatenate((s.ts_ns[rows], backward_end_ns[step]))
+    end = np.concatenate((s.end_ns[rows], steps.host_end_ns[step]))
+    return union(start, np.maximum(start, end))
+
+
+def _causes(trace: Trace, host: Spans, known: tuple[Spans, Spans]) -> list[Spans]:
+    """The host's idle part by cause, in order of `Cause`, each instant once.
+
+    `known` are the spans of an update on the CPU and of pauses.
+    """
+    s = trace.slices
+    update, gaps = known
 
     def ranges(kind: Kind, pattern: re.Pattern[str]) -> Spans:
         names = np.array([i for i, t in enumerate(trace.strings) if pattern.match(t)], np.int32)
@@ -172,7 +206,7 @@ def _causes(trace: Trace, host: Spans, gaps: Spans) -> list[Spans]:
 
     rest, parts = host, []
     for reason in (
-        ranges(Kind.ANNOTATION, _CPU_OPTIMIZER),
+        update,
         ranges(Kind.ANNOTATION, re.compile(re.escape(DATA_LOADER))),
         ranges(Kind.RUNTIME, _ALLOCATOR),
         gaps,

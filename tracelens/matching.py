@@ -21,8 +21,11 @@ from tracelens.intervals import Spans, clip_lengths, subtract, union
 from tracelens.steps import Steps
 from tracelens.trace import Bools, Int64s
 
-#: Kinds in which every rank of the group takes part from beginning to end.
-_SYNCHRONOUS = frozenset({Op.ALL_GATHER, Op.REDUCE_SCATTER, Op.ALL_REDUCE, Op.ALL_TO_ALL})
+#: Kinds that all ranks of a group call. (A broadcast's root can be done before others begin, so
+#: its shortest kernel is a lower bound of the transfer.)
+_SYNCHRONOUS = frozenset(
+    {Op.ALL_GATHER, Op.REDUCE_SCATTER, Op.ALL_REDUCE, Op.ALL_TO_ALL, Op.BROADCAST, Op.REDUCE}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ from tracelens.ingest.run import RankFile, RunPlan, discover
 from tracelens.links import link
 from tracelens.matching import Matches, RankComm, exposed_wait, match
 from tracelens.overlap import break_down, compute_spans
-from tracelens.phases import find_phases
+from tracelens.phases import Phases, find_phases
 from tracelens.steps import Steps, find_steps
-from tracelens.trace import Bools, Note, Trace
+from tracelens.trace import Bools, Int64s, Note, Trace
 
 Paths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -123,9 +123,19 @@ def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
         kernels=np.bincount(found.of_work[inside], minlength=len(found.steps)),
         compute=compute_spans(work),
         exposed_wait_ns=np.full(len(found.steps), -1, np.int64),
-        host=look_at_host(trace, work, found, _counted(found.steps)),
+        host=look_at_host(
+            trace, work, found, _backward_ends(seen.phases, len(found.steps)), _counted(found.steps)
+        ),
         facts=gather(trace, seen.work, seen.found, seen.phases, comm),
     )
+
+
+def _backward_ends(phases: Phases, k: int) -> Int64s:
+    """End of the last backward pass of each step on the host, ns; -1 without one."""
+    ends = np.full(k, -1, np.int64)
+    inside = phases.passes.step >= 0
+    np.maximum.at(ends, phases.passes.step[inside], phases.passes.end_ns[inside])
+    return ends
 
 
 def _with_waits(ranks: tuple[RankAnalysis, ...]) -> tuple[tuple[RankAnalysis, ...], Matches]:
@@ -155,10 +165,10 @@ def _assemble(plan: RunPlan, ranks: tuple[RankAnalysis, ...], notes: list[Note])
         notes += [Note(n.code, n.count, f"rank {r.rank}: {n.text}") for n in r.stats.notes]
     run = RunInfo(
         source=info.source,
-        paths=tuple(r.path for r in ranks),
+        paths=tuple(dict.fromkeys(r.path for r in ranks)),
         ranks=tuple(r.rank for r in ranks),
         rank_source=plan.files[0].rank_source,
-        world_size=world.pop() if len(world) == 1 else None,
+        world_size=world.pop() if len(world) == 1 else plan.world_size,
         device=info.devices[0] if info.devices else None,
         n_events=sum(r.stats.events_read for r in ranks),
         torch=info.torch,

@@ -123,3 +123,7 @@ recorded runs that had their GPUs to themselves show none."""
 CONTENTION: Final = 0.2
 """Share of a hidden transfer that comes back as slower compute beside it: kernels ran 1.13 to 1.35
 times as long beside a collective on recorded runs (H200, both fabrics)."""
+
+OVERLAP_SYNC_NS: Final = 6_000_000
+"""overlap_comm adds a device synchronisation to each backward pass (stage_1_and_2.py, epilogue),
+behind which 6.0 to 7.6 ms of host work became visible on recorded runs (4 H200)."""

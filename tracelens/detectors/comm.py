@@ -14,6 +14,7 @@ import numpy as np
 
 from tracelens.classify import Op
 from tracelens.detectors.context import Charge, Context, PerRank, charge
+from tracelens.host import Cause
 from tracelens.thresholds import (
     CONTENTION,
     FEW_REDUCTIONS,
@@ -22,6 +23,7 @@ from tracelens.thresholds import (
     MANY_REDUCTIONS,
     NVLINK_GBPS,
     NVLINK_REACHED,
+    OVERLAP_SYNC_NS,
     SLOW_LINK_SHARE,
 )
 from tracelens.units import format_count, format_ns
@@ -125,7 +127,8 @@ def gradient_reduction(context: Context) -> Iterator[Charge]:
 
     One of overlap_off, bucket_too_large, bucket_too_small or, where none of them explains it,
     exposed_gradient_reduction. Cost: the exposed transfer that the remedy would hide, less
-    `CONTENTION`; for many small buckets the host's work for them.
+    `CONTENTION`, and less `OVERLAP_SYNC_NS` for switching overlap_comm on; for many small buckets
+    the host's work for them where the GPU waits for its host.
     """
     exposed = _exposed(context, "reduction")
     count = _reductions(context)
@@ -141,7 +144,7 @@ def gradient_reduction(context: Context) -> Iterator[Charge]:
             context,
             "overlap_off",
             "Gradients are reduced with nothing beside them: overlap_comm is off",
-            hideable,
+            np.maximum(hideable - OVERLAP_SYNC_NS, 0.0),
             ranks=tuple(v.rank for v in context.views),
             evidence=(*seen, *context.setup["overlap_comm"].evidence),
             remedy="overlap_comm: true (needs a second bucket buffer; not with pipelines)",
@@ -190,6 +193,8 @@ def _too_small(context: Context, count: float) -> Iterator[Charge]:
     extra = np.array([v.host.hook_extra_ns for v in context.views])
     per_step = np.array([v.host.hook_reductions / max(len(v.steps), 1) for v in context.views])
     cause = extra * np.maximum(per_step * (1 - GOOD_REDUCTIONS / count), 0)
+    # a host that is ahead of its GPU has that time to spare
+    cause = np.minimum(cause, context.idle(Cause.LAUNCH))
     size = _good_bucket(context)
     yield charge(
         context,

@@ -43,7 +43,8 @@ def dataloader_stall(context: Context) -> Iterator[Charge]:
 def optimizer_offload_stall(context: Context) -> Iterator[Charge]:
     """Does the GPU idle while the optimizer runs on the host?
 
-    Cost: idle time inside DeepSpeedCPUAdam's range, where it makes the step longer.
+    Cost: idle time from the backward pass to the end of the step, where it makes the step longer;
+    gradients copied to the host during the backward pass come on top.
     """
     idle = context.idle(Cause.CPU_OPTIMIZER)
     if idle.max() <= 0:
@@ -54,7 +55,7 @@ def optimizer_offload_stall(context: Context) -> Iterator[Charge]:
         "The GPU idles {cost} a step while the optimizer runs on the CPU",
         idle,
         ranks=_ranks(context, idle > 0),
-        evidence=(f"idle inside the DeepSpeedCPU optimizer's range: {_spread(idle)}",),
+        evidence=(f"idle between the backward pass and the end of the step: {_spread(idle)}",),
         remedy="keep optimizer state on the GPU if it fits (remove offload_optimizer), offload only"
         " a part (ratio, ZeRO-3), bind cores to ranks and give the optimizer more threads",
         config={"zero_optimization.offload_optimizer": None},
