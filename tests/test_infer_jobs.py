@@ -1,4 +1,4 @@
-"""Scripted training jobs that leave the signatures of real ones, and what is inferred of each.
+"""Scripted training jobs that leave the signatures of real ones.
 
 `Job` plays a training loop on a host clock and GPU streams and writes down what torch.profiler
 would have seen; the functions below it play one framework each. Sizes are small, the structure is
@@ -8,15 +8,22 @@ that of the recordings: what is launched in which range, on which thread and str
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from builder import BACKWARD_TID, MAIN_TID, TraceBuilder
 
-from tracelens.api import analyze
+from tracelens.collectives import collect
+from tracelens.infer.facts import RankFacts, gather
 from tracelens.infer.result import Setup
+from tracelens.infer.rules import infer_setup
+from tracelens.ingest import open_trace
+from tracelens.links import link
+from tracelens.phases import find_phases
+from tracelens.steps import find_steps
+from tracelens.trace import Trace
 
 EVALUATE = "autograd::engine::evaluate_function: "
 ACCUMULATE = "torch::autograd::AccumulateGrad"
@@ -50,12 +57,12 @@ _SHORT = {"BFloat16": "bf16", "Half": "f16", "Float": "f32", "Double": "f64", "B
 class Job:
     """One rank of a job, as torch.profiler would record it.
 
-    `era` is ``args`` (torch 2.3 on: kernels carry the collective's arguments) or ``ranges`` (before:
-    only ``nccl:all_reduce`` around the launch). Without `host` only GPU work and runtime calls are
-    written, as with ``activities=[CUDA]``; without `shapes` no operands.
+    `era` is ``args`` (torch 2.3 on: kernels carry the collective's arguments) or ``ranges``
+    (before: only ``nccl:all_reduce`` around the launch). Without `host` only GPU work and runtime
+    calls are written, as with ``activities=[CUDA]``; without `shapes` no operands.
     """
 
-    def __init__(  # noqa: PLR0913 - switches of a recording
+    def __init__(
         self,
         *,
         rank: int = 0,
@@ -162,8 +169,14 @@ class Job:
         }
         if peer is not None:
             recorded |= {"Src Rank": peer} if kind == "recv" else {"Dst Rank": peer}
-        name = f"ncclDevKernel_{_KERNEL[kind].format(_SHORT[dtype])}(ncclDevKernelArgsStorage<4096>)"
-        call = "nccl:" + kind if kind in ("all_reduce", "broadcast", "reduce") else f"nccl:_{kind}_base"
+        name = (
+            f"ncclDevKernel_{_KERNEL[kind].format(_SHORT[dtype])}(ncclDevKernelArgsStorage<4096>)"
+        )
+        call = (
+            "nccl:" + kind
+            if kind in ("all_reduce", "broadcast", "reduce")
+            else f"nccl:_{kind}_base"
+        )
         call = {"all_to_all": "nccl:all_to_all"}.get(kind, call)
         call = f"nccl:{kind} {self.rank}->{peer}" if peer is not None else call
         if self.era == "ranges":
@@ -242,95 +255,110 @@ class Job:
         self.op("aten::empty", concrete=[f"[{nelems}]", "15", "", "", "False", ""])
 
 
+def facts_of(trace: Trace) -> RankFacts:
+    """What the rules know of one rank."""
+    work = link(trace)
+    found = find_steps(trace, work)
+    phases = find_phases(trace, work, found)
+    return gather(trace, work, found, phases, collect(trace, work, found, phases))
+
+
 def infer(folder: Path, *jobs: Job) -> Setup:
     """What is inferred of a run of these ranks."""
-    paths = [job.trace.write(folder / f"rank{i}.json") for i, job in enumerate(jobs)]
-    return analyze(paths).setup
+    traces = [open_trace(j.trace.write(folder / f"rank{i}.json")) for i, j in enumerate(jobs)]
+    return infer_setup([facts_of(t) for t in traces], traces[0].info.world_size)
 
 
 # ---------------------------------------------------------------------- frameworks
-def zero12(  # noqa: PLR0913 - the configuration that is to be inferred
-    job: Job,
-    stage: int,
-    *,
-    overlap: bool,
-    micro_steps: int = 1,
-    steps: int = 2,
-    bucket: int = 2 * LAYER,
-    buffers: str = "hook",
-    hooks: str = "inside",
-    flag: bool = True,
-    marks: str = "update",
-    optimizer: str = "AdamW",
-    stream: int | None = None,
-    inner: Callable[[int], None] | None = None,
-) -> Job:
+@dataclass
+class Zero12:
     """DeepSpeed ZeRO-1 or 2 (runtime/zero/stage_1_and_2.py).
 
-    `buffers`: where the bucket is allocated, ``hook`` (0.18.3 on), ``main`` (before, in
+    `buffers`: where the bucket is allocated, ``hook`` (0.18.3 on) or ``main`` (before, in
     engine.backward). `hooks`: ``inside`` AccumulateGrad (0.16.6 on) or on its ``node``. `flag`: the
-    overflow flag. `marks`: ProfilerStep per ``update`` or per ``micro`` step.
+    overflow flag. `marks`: ProfilerStep per ``update``, per ``micro`` step, or ``none``. `stream`:
+    that of all communication before torch 2.8. `inner` runs in every layer's backward node.
     """
-    apart = stream if stream is not None else (REDUCE if overlap else COMPUTE)
-    step_stream = stream if stream is not None else COMPUTE
-    filled = 0
 
-    def reduce() -> None:
-        nonlocal filled
-        if filled:
-            job.comm("all_reduce", filled, stream=apart)
-            filled = 0
+    job: Job
+    stage: int
+    overlap: bool
+    micro_steps: int = 1
+    steps: int = 2
+    bucket: int = 2 * LAYER
+    buffers: str = "hook"
+    hooks: str = "inside"
+    flag: bool = True
+    marks: str = "update"
+    stream: int | None = None
+    inner: Callable[[int], None] | None = None
+    _filled: int = 0
+    _partition: bool = False
 
-    def micro_step(last: bool) -> None:
-        nonlocal filled
-        active = stage == 2 or last
-        partition = False
+    def play(self) -> Job:
+        """Run all steps."""
+        job, g = self.job, self.micro_steps
+        for k in range(self.steps):
+            with job.step(k) if self.marks == "update" else nullcontext():
+                for m in range(g):
+                    with job.step(k * g + m) if self.marks == "micro" else nullcontext():
+                        self._micro_step(m == g - 1)
+        return job
 
-        def hook(i: int) -> None:
-            nonlocal filled, partition
-            if not active:
-                return
-            if i == 0 and buffers == "hook":
-                for _ in range(2 if overlap else 1):
-                    job.empty(bucket)
-            if stage == 2 or overlap:
-                if filled + LAYER > bucket:
-                    reduce()
-                    if not partition:  # copy_grads_in_partition
-                        job.empty(MODEL // job.world)
-                        partition = True
-                job.op("aten::copy_", "void at::native::copy_kernel<c10::BFloat16>()")
-                filled += LAYER
-
+    def _micro_step(self, last: bool) -> None:
+        job, active = self.job, self.stage == 2 or last
+        self._partition = False
         job.forward()
-        if buffers == "main" and active:
-            for _ in range(2 if overlap else 1):
-                job.empty(bucket)
-        job.backward(**{"hook" if hooks == "inside" else "node_hook": hook}, inner=inner)
-        if active and stage == 1 and not overlap:
+        if active and self.buffers == "main":
+            self._buffers()
+        hook = {"inside": "hook", "node": "node_hook"}[self.hooks]
+        job.backward(**{hook: self._hook if active else lambda i: None}, inner=self.inner)
+        if active and self.stage == 1 and not self.overlap:
             for _ in range(LAYERS):
-                filled += LAYER
-                if filled >= bucket:
-                    reduce()
+                self._add()
         if active:
-            reduce()
+            self._reduce()
         if last:
-            if flag:
-                job.comm("all_reduce", 1, dtype="Byte", stream=step_stream)
-            job.comm("all_reduce", 1, dtype="Float", stream=step_stream)
-            job.update(optimizer)
-            job.comm("all_gather", MODEL // job.world, out=MODEL, stream=step_stream)
+            self._update()
 
-    for k in range(steps):
-        if marks == "micro":
-            for m in range(micro_steps):
-                with job.step(k * micro_steps + m):
-                    micro_step(m == micro_steps - 1)
-        else:
-            with job.step(k):
-                for m in range(micro_steps):
-                    micro_step(m == micro_steps - 1)
-    return job
+    def _hook(self, i: int) -> None:
+        if i == 0 and self.buffers == "hook":
+            self._buffers()
+        if self.stage == 2 or self.overlap:
+            self._add()
+
+    def _buffers(self) -> None:
+        for _ in range(2 if self.overlap else 1):
+            self.job.empty(self.bucket)
+
+    def _add(self) -> None:
+        if self._filled + LAYER > self.bucket:
+            self._reduce()
+            if not self._partition:  # copy_grads_in_partition
+                self.job.empty(MODEL // self.job.world)
+                self._partition = True
+        self.job.op("aten::copy_", "void at::native::copy_kernel<c10::BFloat16>()")
+        self._filled += LAYER
+
+    def _reduce(self) -> None:
+        if self._filled:
+            apart = REDUCE if self.overlap else COMPUTE
+            stream = apart if self.stream is None else self.stream
+            self.job.comm("all_reduce", self._filled, stream=stream)
+        self._filled = 0
+
+    def _update(self) -> None:
+        stream = COMPUTE if self.stream is None else self.stream
+        if self.flag:
+            self.job.comm("all_reduce", 1, dtype="Byte", stream=stream)
+        self.job.comm("all_reduce", 1, dtype="Float", stream=stream)
+        self.job.update()
+        self.job.comm("all_gather", MODEL // self.job.world, out=MODEL, stream=stream)
+
+
+def zero12(job: Job, stage: int, *, overlap: bool, **options: Any) -> Job:
+    """Play `Zero12`."""
+    return Zero12(job, stage, overlap, **options).play()
 
 
 def zero3(  # noqa: PLR0913 - the configuration that is to be inferred
@@ -384,7 +412,7 @@ def stage0(job: Job, *, extra: Callable[[], None] | None = None) -> Job:
     return job
 
 
-def ddp(  # noqa: PLR0913 - the configuration that is to be inferred
+def ddp(
     job: Job,
     *,
     micro_steps: int = 1,
@@ -393,7 +421,7 @@ def ddp(  # noqa: PLR0913 - the configuration that is to be inferred
     named: bool = True,
     forward: Callable[[], None] | None = None,
 ) -> Job:
-    """torch DDP; without `named` a loop of its own that reduces in the same place."""
+    """DDP of torch; without `named` a loop of its own that reduces in the same place."""
     for k in range(2):
         with job.step(k):
             for m in range(micro_steps):
@@ -408,8 +436,8 @@ def ddp(  # noqa: PLR0913 - the configuration that is to be inferred
                 job.backward(node_hook=hook)
             job.update(optimizer)
             if optimizer.startswith("ZeroRedundancy"):
-                for source in range(job.world):
-                    job.comm("broadcast", MODEL // job.world, stream=INTERNAL + source * 0)
+                for _ in range(job.world):
+                    job.comm("broadcast", MODEL // job.world, stream=INTERNAL)
             job.zero_grad(optimizer)
     return job
 
@@ -461,7 +489,7 @@ def tensor_parallel(job: Job, *, activation: int = 50_000, dtensor: bool = True)
     return job
 
 
-def exchange(job: Job, name: str, size: int, *, reduce_over: int | None = None) -> Job:
+def exchange(job: Job, name: str, size: int) -> Job:
     """ZeRO-2 with all-to-alls inside an autograd function: experts or sequence parts."""
     group = tuple(range(job.rank // size * size, job.rank // size * size + size))
 
@@ -511,132 +539,21 @@ def pipeline(rank: int, *, micro_steps: int = 2, forwards: int = 1) -> Job:
     return job
 
 
-# ---------------------------------------------------------------------- what is inferred of them
-DEEPSPEED: dict[str, Any] = {
-    "framework": "deepspeed",
-    "mode": "training",
-    "precision": "bf16",
-    "gradient_accumulation_steps": 1,
-    "data_parallel_size": 4,
-    "tensor_parallel_size": 1,
-    "pipeline_parallel_size": 1,
-    "expert_parallel_size": 1,
-    "sequence_parallel_size": 1,
-    "activation_checkpointing": False,
-    "offload_optimizer": "none",
-}
-TORCH = DEEPSPEED | {"zero_stage": None, "overlap_comm": None, "reduce_bucket_size": None}
-BUCKET = {"reduce_bucket_size": 2 * LAYER, "contiguous_gradients": True}
-
-JOBS: dict[str, tuple[Callable[[], Job], dict[str, Any]]] = {
-    "ZeRO-1 without overlap": (
-        lambda: zero12(Job(), 1, overlap=False),
-        DEEPSPEED | BUCKET | {"zero_stage": 1, "overlap_comm": False},
-    ),
-    "ZeRO-1 with overlap, one micro-step: ZeRO-2 looks the same": (
-        lambda: zero12(Job(), 1, overlap=True),
-        DEEPSPEED | BUCKET | {"zero_stage": None, "overlap_comm": True},
-    ),
-    "ZeRO-1 with overlap, accumulated": (
-        lambda: zero12(Job(), 1, overlap=True, micro_steps=3),
-        DEEPSPEED | BUCKET
-        | {"zero_stage": 1, "overlap_comm": True, "gradient_accumulation_steps": 3},
-    ),
-    "ZeRO-2 without overlap": (
-        lambda: zero12(Job(), 2, overlap=False),
-        DEEPSPEED | BUCKET | {"zero_stage": 2, "overlap_comm": False},
-    ),
-    "ZeRO-2 with overlap, one micro-step": (
-        lambda: zero12(Job(), 2, overlap=True),
-        DEEPSPEED | BUCKET | {"zero_stage": None, "overlap_comm": True},
-    ),
-    "ZeRO-2 with overlap, accumulated": (
-        lambda: zero12(Job(), 2, overlap=True, micro_steps=4),
-        DEEPSPEED | BUCKET
-        | {"zero_stage": 2, "overlap_comm": True, "gradient_accumulation_steps": 4},
-    ),
-    "ZeRO-2 in fp16 without shapes: the bucket's size cannot be read": (
-        lambda: zero12(Job(shapes=False), 2, overlap=False, micro_steps=2),
-        DEEPSPEED | {"zero_stage": 2, "reduce_bucket_size": None, "gradient_accumulation_steps": 2},
-    ),
-    "ZeRO-2 with torch before 2.8: all communication has one stream": (
-        lambda: zero12(Job(shapes=False), 2, overlap=True, stream=INTERNAL),
-        DEEPSPEED | {"zero_stage": None, "overlap_comm": None},
-    ),
-    "ZeRO-3": (
-        lambda: zero3(Job()),
-        DEEPSPEED | {"zero_stage": 3, "overlap_comm": True, "reduce_bucket_size": None,
-                     "reduce_scatter": True, "offload_param": "none"},
-    ),
-    "ZeRO-3 without overlap, accumulated": (
-        lambda: zero3(Job(), overlap=False, micro_steps=2),
-        DEEPSPEED | {"zero_stage": 3, "overlap_comm": False, "gradient_accumulation_steps": 2},
-    ),
-    "ZeRO-3 before 0.13.2": (
-        lambda: zero3(Job(), hooks="PreBackwardFunction"),
-        DEEPSPEED | {"zero_stage": 3},
-    ),
-    "ZeRO-3 with reduce_scatter off": (
-        lambda: zero3(Job(), reduce="all_reduce"),
-        DEEPSPEED | {"zero_stage": 3, "reduce_scatter": False},
-    ),
-    "ZeRO-3 with parameters on the host": (
-        lambda: zero3(Job(), shard_on_host=True),
-        DEEPSPEED | {"zero_stage": 3, "offload_param": "cpu"},
-    ),
-    "stage 0": (
-        lambda: stage0(Job()),
-        DEEPSPEED | {"zero_stage": 0, "overlap_comm": None, "reduce_bucket_size": None},
-    ),
-    "DDP": (lambda: ddp(Job()), TORCH | {"framework": "ddp"}),
-    "DDP with no_sync": (
-        lambda: ddp(Job(), micro_steps=3),
-        TORCH | {"framework": "ddp", "gradient_accumulation_steps": 3},
-    ),
-    "DDP with ZeroRedundancyOptimizer": (
-        lambda: ddp(Job(), optimizer="ZeroRedundancyOptimizer"),
-        TORCH | {"framework": "zero_redundancy_optimizer"},
-    ),
-    "DDP in fp32": (
-        lambda: ddp(Job(types="float"), dtype="Float"),
-        TORCH | {"framework": "ddp", "precision": "fp32"},
-    ),
-    "FSDP2": (lambda: fsdp(Job()), TORCH | {"framework": "fsdp2"}),
-    "FSDP1": (lambda: fsdp(Job(), named="fsdp1"), TORCH | {"framework": "fsdp1"}),
-    "HSDP: shards times replicas are the data-parallel ranks": (
-        lambda: fsdp(Job(), replicas=2),
-        TORCH | {"framework": "fsdp2", "data_parallel_size": 4},
-    ),
-    "sharded by hand: neither FSDP nor ZeRO-3": (
-        lambda: fsdp(Job(), named=""),
-        TORCH | {"framework": "pytorch"},
-    ),
-    "tensor parallelism by DTensor": (
-        lambda: tensor_parallel(Job()),
-        TORCH | {"framework": "pytorch", "tensor_parallel_size": 4, "data_parallel_size": 1},
-    ),
-    "experts": (
-        lambda: exchange(Job(), "_AllToAll", 2),
-        DEEPSPEED | {"expert_parallel_size": 2, "overlap_comm": True},
-    ),
-    "Ulysses: sequence parts take their share of the ranks that reduce": (
-        lambda: exchange(Job(), "_SeqAllToAll", 2),
-        DEEPSPEED | {"sequence_parallel_size": 2, "data_parallel_size": 2},
-    ),
-    "an all_to_all of unknown use": (
-        lambda: exchange(Job(), "Shuffle", 2),
-        DEEPSPEED
-        | {"sequence_parallel_size": None, "expert_parallel_size": None, "data_parallel_size": None},
-    ),
-}  # fmt: skip
-
-
-def values(setup: Setup, keys: dict[str, Any]) -> dict[str, Any]:
-    """The inferred values of some keys."""
-    return {k: setup[k].value for k in keys}
-
-
-@pytest.mark.parametrize("case", JOBS.values(), ids=JOBS.keys())
-def test_job(case: tuple[Callable[[], Job], dict[str, Any]], tmp_path: Path) -> None:
-    build, expected = case
-    assert values(infer(tmp_path, build()), expected) == expected
+def test_what_a_job_writes_down(tmp_path: Path) -> None:
+    """The script itself: a step of ZeRO-2 without overlap, as names in the order of their start."""
+    job = zero12(Job(), 2, overlap=False, steps=1)
+    trace = open_trace(job.trace.write(tmp_path / "trace.json"))
+    names = [trace.strings[n] for n in trace.slices.name]
+    told = ("ProfilerStep", "aten::linear", "aten::empty", "record_param_comms", "Optimizer")
+    short = [n.split("#")[0] for n in names if n.startswith(told)]
+    assert short == [
+        "ProfilerStep", *["aten::linear"] * LAYERS,
+        "aten::empty",  # the bucket
+        "record_param_comms", "aten::empty",  # it is full; the owned part of the gradients
+        "record_param_comms",  # the rest
+        "record_param_comms", "record_param_comms", "Optimizer.step", "record_param_comms",
+    ]  # fmt: skip
+    hidden = Job(host=False)
+    assert {e["cat"] for e in zero12(hidden, 2, overlap=False).trace.events} == {
+        "kernel", "cuda_runtime",
+    }  # fmt: skip
