@@ -299,7 +299,7 @@ def test_a_gz_with_flipped_bytes_gives_what_comes_before(tmp_path: Path) -> None
         (b"[1, 2, 3]", "no traceEvents"),
         (b'[{"a": 1}]', "no traceEvents"),
         (b'{"traceEvents": [1, 2]}', "none of the 2 entries"),
-        (b"SQLite format 3\0rest", "Nsight Systems exports are not read by this version yet"),
+        (b"SQLite format 3\0rest", "no Nsight Systems export can be read from it"),
         (b"PK\x03\x04rest", "zip"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer"),
         (b"\x80\x04\x95rest", "pickle"),

@@ -1,17 +1,20 @@
 """Files in, `Trace` out.
 
-`open_trace` reads one file whatever its format; `READERS` lists the formats. A reader is a name, a
-`sniff` that says from a file's first unpacked bytes whether it is its own, and a `read`.
+`open_trace` reads one rank of one file whatever its format; `READERS` lists the formats. A reader
+is a name, a `sniff` that says from a file's first unpacked bytes whether it is its own, and a
+`read`. A file may hold several ranks; `part` tells which one is meant (`run.RankFile`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from tracelens.errors import CorruptTrace, UnsupportedFormat
-from tracelens.ingest import kineto
+from tracelens.ingest import kineto, nsys
+from tracelens.ingest.nsys.export import is_report
 from tracelens.ingest.source import Source
 from tracelens.trace import Trace
 
@@ -26,6 +29,7 @@ class _Read(Protocol):
         path: str | os.PathLike[str],
         *,
         progress: Callable[[int, int], None] | None = None,
+        part: str | None = None,
     ) -> Trace: ...
 
 
@@ -37,21 +41,25 @@ class Reader(NamedTuple):
     read: _Read
 
 
-READERS: tuple[Reader, ...] = (Reader("torch.profiler", kineto.sniff, kineto.read),)
+def _read_kineto(
+    path: str | os.PathLike[str],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    part: str | None = None,
+) -> Trace:
+    """One file is one rank: there are no parts."""
+    return kineto.read(path, progress=progress)
+
+
+READERS: tuple[Reader, ...] = (
+    Reader("torch.profiler", kineto.sniff, _read_kineto),
+    Reader("nsys", nsys.sniff, nsys.read),
+)
 
 _EXPORT_HINT = "give the Chrome trace that torch.profiler's export_chrome_trace writes"
 
-#: What a file is, and what to do; below by first bytes: files that people try.
-_NSYS_REPORT = (
-    "an Nsight Systems report, which is not read yet",
-    "export it with `nsys export --type sqlite`; reading such exports comes in a later version",
-)
+#: What a file is, and what to do, by its first bytes: files that people try.
 _KNOWN_OTHERS = (
-    (
-        b"SQLite format 3\0",
-        "an SQLite file; Nsight Systems exports are not read by this version yet",
-        "record with torch.profiler meanwhile",
-    ),
     (b"PK\x03\x04", "a zip archive", "unpack it first"),
     (
         b"version https://git-lfs",
@@ -84,9 +92,7 @@ def unsupported(path: str | os.PathLike[str], head: bytes) -> UnsupportedFormat:
         if head.startswith(magic):
             return UnsupportedFormat(f"{name}: this is {what}", hint=hint)
     start = head.lstrip()[:64].lower()
-    if name.endswith((".nsys-rep", ".qdrep")):  # a private format without a documented magic
-        what, hint = _NSYS_REPORT
-    elif start.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
         what, hint = "an HTML or XML page", "was a login page saved instead of the trace?"
     elif start.startswith((b"{", b"[")):
         what, hint = "JSON, but not a trace: it has no traceEvents", _EXPORT_HINT
@@ -96,16 +102,21 @@ def unsupported(path: str | os.PathLike[str], head: bytes) -> UnsupportedFormat:
 
 
 def open_trace(
-    path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None
+    path: str | os.PathLike[str],
+    progress: Callable[[int, int], None] | None = None,
+    part: str | None = None,
 ) -> Trace:
-    """Read one trace file, whatever its format.
+    """Read one rank's trace, whatever its format.
 
     Parameters
     ----------
     path : path
-        File; packed (gzip, xz, zstandard) or not, by content.
+        File; packed (gzip, xz, zstandard) or not, by content. An Nsight Systems report is exported
+        first, where nsys is on PATH.
     progress : callable, optional
         Called now and then with (bytes read, bytes of the file).
+    part : str, optional
+        Which of a file's ranks, as `run.RankFile.part` names it; the first if it is left out.
 
     Raises
     ------
@@ -118,6 +129,8 @@ def open_trace(
     """
     with Source(path) as source:
         head, error = source.read(HEAD_BYTES), source.error
+    if is_report(Path(path), head):
+        return nsys.read(path, progress=progress, part=part)
     if error is not None and not head:
         raise CorruptTrace(
             f"{os.fspath(path)}: {error}", hint="copy the file again, or record again"
@@ -127,7 +140,7 @@ def open_trace(
         raise unsupported(path, head)
     if reader is None:
         return _long_header(path, head, progress)
-    return reader.read(path, progress=progress)
+    return reader.read(path, progress=progress, part=part)
 
 
 def _long_header(

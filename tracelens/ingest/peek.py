@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracelens.errors import InputError
-from tracelens.ingest import HEAD_BYTES, header, recognise, unsupported
+from tracelens.ingest import HEAD_BYTES, header, nsys, recognise, unsupported
+from tracelens.ingest.nsys.export import is_report
 from tracelens.ingest.source import Source, read_tail
 from tracelens.ingest.values import as_int
 
@@ -28,23 +29,30 @@ _TRAILING = re.compile(r"_(\d{1,6})\.")
 
 @dataclass(frozen=True, slots=True)
 class Peek:
-    """What the head (and tail) of one trace file says; None where it does not."""
+    """What one rank of a trace file says of itself, by a short look; None where it does not.
+
+    `source` names the reader. `part` tells a file's ranks apart, None where it holds one;
+    `parts` is how many it holds, and `bytes` this one's share of the file.
+    """
 
     path: Path
     bytes: int
+    source: str = "torch.profiler"
+    part: str | None = None
+    parts: int = 1
     rank: int | None = None
     world_size: int | None = None
     group_count: int | None = None
     clock_zero_ns: int = 0
 
 
-def peek(path: Path) -> Peek | None:
+def peek(path: Path) -> tuple[Peek, ...]:
     """Look into a file.
 
     Returns
     -------
-    Peek or None
-        None for JSON that is no trace (a manifest, a config, a record of truth).
+    tuple of Peek
+        One a rank; empty for JSON that is no trace (a manifest, a config, a record of truth).
 
     Raises
     ------
@@ -54,17 +62,38 @@ def peek(path: Path) -> Peek | None:
     try:
         with Source(path) as source:
             head, size, error = source.read(HEAD_BYTES), source.size, source.error
-        if recognise(head) is None:
+        reader = recognise(head)
+        if is_report(path, head) or (reader is not None and reader.name == "nsys"):
+            return _in_export(path, size)
+        if reader is None:
             if error is not None:
                 raise InputError(f"{path}: {error}", hint="copy the file again, or record again")
             if head.lstrip()[:1] in (b"{", b"["):
-                return None
+                return ()
             raise unsupported(path, head)
         tail = read_tail(path, _TAIL_BYTES) if size > len(head) else b""
     except OSError as e:
         raise InputError(f"{path}: {e.strerror or e}") from e
     text = (head + b"\n" + tail).decode("utf-8", "replace")
-    return _from_text(path, size, text)
+    return (_from_text(path, size, text),)
+
+
+def _in_export(path: Path, size: int) -> tuple[Peek, ...]:
+    """The ranks in an Nsight Systems export."""
+    clock, parts = nsys.look(path)
+    return tuple(
+        Peek(
+            path=path,
+            bytes=size // len(parts),
+            source="nsys",
+            part=part.key,
+            parts=len(parts),
+            rank=part.rank,
+            world_size=part.world,
+            clock_zero_ns=clock,
+        )
+        for part in parts
+    )
 
 
 def _from_text(path: Path, size: int, text: str) -> Peek:

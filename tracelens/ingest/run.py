@@ -8,6 +8,8 @@ unreadable_file  files that look like traces or claim to be and cannot be read, 
 duplicate_rank   several files of one rank: the newest is taken
 mixed_run        the files do not belong to one job: world sizes or group counts differ
 missing_ranks    ranks of the world that have no file
+mixed_formats    torch.profiler traces beside Nsight Systems exports, which are left out
+counted_world    no file says how large the job was: it is taken to have the ranks found
 ===============  ==================================================================================
 """
 
@@ -20,10 +22,11 @@ from pathlib import Path
 from typing import Literal
 
 from tracelens.errors import InputError, UsageError
+from tracelens.ingest.nsys.export import REPORT_SUFFIXES
 from tracelens.ingest.peek import Peek, peek, rank_in_name
 from tracelens.trace import Note
 
-RankSource = Literal["distributedInfo", "file name", "order"]
+RankSource = Literal["distributedInfo", "NCCL payload", "file name", "order", "process order"]
 
 #: How deep to look below a given folder: run/rank3/trace.json.
 _MAX_DEPTH = 2
@@ -36,7 +39,8 @@ class RankFile:
     """One rank's trace file.
 
     `rank_source` tells how the rank is known; `world_size` is what the file says, None if nothing;
-    `bytes` is its size on disk.
+    `bytes` is its size on disk. A file that holds several ranks is there once for each, with a
+    `part` for `open_trace` and its share of the bytes.
     """
 
     path: Path
@@ -44,6 +48,7 @@ class RankFile:
     rank_source: RankSource
     world_size: int | None
     bytes: int
+    part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,9 @@ def discover(paths: Sequence[str | os.PathLike[str]]) -> RunPlan:
     Returns
     -------
     RunPlan
-        Files in order of rank. A rank comes from the file's ``distributedInfo``, else from its
-        name, else from its place among the names.
+        Files in order of rank. A rank comes from the file's ``distributedInfo`` (in an Nsight
+        Systems export: from NCCL's payloads), else from its name, else from its place among the
+        names, and within a file of several ranks from the order of devices and processes.
 
     Raises
     ------
@@ -104,15 +110,16 @@ def discover(paths: Sequence[str | os.PathLike[str]]) -> RunPlan:
         except InputError as e:
             notes.append(Note("unreadable_file", 1, str(e)))
             continue
-        if found is None:
+        if not found:
             ignored.append(path)
-        else:
-            peeks.append(found)
+        peeks += found
     if not peeks:
         raise _nothing_found(paths, ignored, notes)
     if ignored:
         text = f"Not traces, ignored: {_some(ignored)}."
         notes.insert(0, Note("ignored_file", len(ignored), text))
+    peeks, left_out = _one_format(peeks)
+    notes += left_out
     files, duplicates = _newest(_ranked(peeks), peeks)
     world_size, oddities = _world(files, peeks)
     return RunPlan(files, (*notes, *duplicates, *oddities), world_size)
@@ -145,7 +152,22 @@ def _files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             found[given] = None
         else:
             raise InputError(f"{given}: no such file or folder", hint="check the path")
-    return list(found)
+    return [path for path in found if not _exported(path, found)]
+
+
+def _exported(path: Path, found: Iterable[Path]) -> bool:
+    """Whether a report lies beside its own export."""
+    return path.suffix in REPORT_SUFFIXES and path.with_suffix(".sqlite") in set(found)
+
+
+def _one_format(peeks: list[Peek]) -> tuple[list[Peek], list[Note]]:
+    """The torch.profiler traces where there are any: two recordings are not one run."""
+    traces = [p for p in peeks if p.source == "torch.profiler"]
+    others = sorted({p.path for p in peeks if p.source != "torch.profiler"})
+    if not traces or not others:
+        return peeks, []
+    text = f"Beside torch.profiler traces, Nsight Systems exports are left out: {_some(others)}."
+    return traces, [Note("mixed_formats", len(others), text)]
 
 
 def _below(folder: Path, depth: int) -> list[Path]:
@@ -163,21 +185,30 @@ def _below(folder: Path, depth: int) -> list[Path]:
 
 def _ranked(peeks: list[Peek]) -> list[RankFile]:
     """Each file with its rank: recorded, named, or else the lowest one that is free."""
-    ranks: list[tuple[int | None, RankSource]] = []
-    for p in peeks:
-        named = rank_in_name(p.path)
-        source: RankSource = "distributedInfo" if p.rank is not None else "file name"
-        ranks.append((named if p.rank is None else p.rank, source))
+    ranks = [_known_rank(p) for p in peeks]
+    if peeks[0].source == "nsys" and len({r for r, _ in ranks if r is not None}) < len(peeks):
+        # reports of one job never hold a rank twice: what is recorded counts within each node
+        ranks = [(None, "process order") for _ in peeks]
     taken = {rank for rank, _ in ranks if rank is not None}
     free = (r for r in range(len(peeks) + len(taken)) if r not in taken)
-    in_order = sorted(range(len(peeks)), key=lambda i: peeks[i].path)
+    in_order = sorted(range(len(peeks)), key=lambda i: (peeks[i].path, i))
     by_order = {i: next(free) for i in in_order if ranks[i][0] is None}
     files = []
     for i, (p, (rank, source)) in enumerate(zip(peeks, ranks, strict=True)):
-        if rank is None:
-            rank, source = by_order[i], "order"
-        files.append(RankFile(p.path, rank, source, p.world_size, p.bytes))
+        rank = by_order[i] if rank is None else rank
+        files.append(RankFile(p.path, rank, source, p.world_size, p.bytes, p.part))
     return files
+
+
+def _known_rank(p: Peek) -> tuple[int | None, RankSource]:
+    """The rank that a file tells, if any, and how."""
+    in_export = p.source == "nsys"
+    if p.rank is not None:
+        return p.rank, "NCCL payload" if in_export else "distributedInfo"
+    named = rank_in_name(p.path) if p.parts == 1 else None
+    if named is not None:
+        return named, "file name"
+    return None, "process order" if in_export else "order"
 
 
 def _newest(files: list[RankFile], peeks: list[Peek]) -> tuple[tuple[RankFile, ...], list[Note]]:
@@ -216,6 +247,12 @@ def _world(files: tuple[RankFile, ...], peeks: list[Peek]) -> tuple[int | None, 
         text = f"The files may be of different jobs: they list {counts} process groups."
         notes.append(Note("mixed_run", len(groups), text))
     world = worlds[0] if len(worlds) == 1 else None
+    if not worlds and len(files) > 1 and peeks[0].source == "nsys":
+        world = len(files)
+        text = (
+            f"No file says how large the job was: it is taken to have the {world} ranks found here."
+        )
+        notes.append(Note("counted_world", world, text))
     missing = set(range(world or 0)) - {f.rank for f in files}
     if missing:
         text = f"No trace of {len(missing)} of {world} ranks: {compact(missing)}."
@@ -240,5 +277,6 @@ def _nothing_found(
     found = "; ".join(reasons[:_NAMED]) or "there are no files"
     return InputError(
         f"no trace to read in {where}: {found}",
-        hint="give the *.pt.trace.json files (or their folder) that torch.profiler wrote",
+        hint="give the *.pt.trace.json files that torch.profiler wrote, Nsight Systems exports "
+        "(.sqlite), or their folder",
     )

@@ -132,7 +132,8 @@ _SKIPPED: tuple[Any, ...] = tuple(
 #: An event that is counted and not looked at.
 SKIPPED = _SKIPPED[0]()
 
-_EVENT: Any = Union[(Slice, Begin, End, Instant, Naming, *_SKIPPED)]
+_KINDS: tuple[Any, ...] = (Slice, Begin, End, Instant, Naming, *_SKIPPED)
+_EVENT: Any = Union[_KINDS]
 
 
 def events_decoder() -> msgspec.json.Decoder[list[Any]]:

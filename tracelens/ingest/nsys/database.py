@@ -1,0 +1,233 @@
+"""An export as a database: which tables it has, and columns of them as arrays.
+
+Only columns named here are ever read, and strings only by the ids that those columns hold: an
+export also carries the environment of the profiled processes (in ``META_DATA_CAPTURE``,
+``TARGET_INFO_SYSTEM_ENV``, ``ProcessStreams`` and as rows of ``StringIds``), and none of it may get
+into a report.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from tracelens.errors import CorruptTrace, UnsupportedFormat
+from tracelens.ingest.nsys.pages import MAGIC, MISSING, Columns, NotPlain, Pages
+from tracelens.trace import Bools, Int64s
+
+Where = tuple[str, Callable[[Int64s], Bools]]
+Tick = Callable[[int, int], None]
+
+#: Newest schema whose columns were looked at (Nsight Systems 2026.3).
+NEWEST_SCHEMA = (3, 27)
+
+#: Tables of which an export has at least one, apart from `_STRINGS`.
+_TELLING = re.compile(
+    r"^(CUPTI_ACTIVITY_KIND_\w+|NVTX_EVENTS|TARGET_INFO_\w+|META_DATA_EXPORT|EXPORT_META_DATA"
+    r"|ANALYSIS_DETAILS)$"
+)
+_STRINGS = "StringIds"
+#: Keys of the export's own settings; ``META_DATA_CAPTURE`` next to it holds environments.
+_EXPORT_KEYS = (
+    "EXPORT_PRODUCT_VERSION", "EXPORT_SCHEMA_VERSION", "EXPORT_PARAM_TIME_NORMALIZE",
+    "EXPORT_PARAM_TIME_SHIFT", "EXPORT_PARAM_INCLUDE_JSON", "EXPORT_PARAM_INCLUDE_BLOBS",
+)  # fmt: skip
+_IDS_AT_ONCE = 500  # SQLite allows 999 parameters by default before 3.32
+
+
+class Database:
+    """An Nsight Systems export, opened for reading only.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    UnsupportedFormat
+        If it is an SQLite file of something else.
+    CorruptTrace
+        If SQLite cannot read its table of contents.
+    OSError
+        If it cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        with open(path, "rb") as file:  # for the error that Python gives
+            file.read(len(MAGIC))
+        uri = Path(path).resolve().as_uri() + "?mode=ro"
+        self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        # names come from anywhere: a local time zone in a Windows code page, say
+        self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        self.damaged: set[str] = set()
+        try:
+            self._contents = {
+                name: (root, columns) for name, root, columns in self._table_of_contents()
+            }
+        except sqlite3.DatabaseError as e:
+            self._connection.close()
+            kind = UnsupportedFormat if "not a database" in str(e) else CorruptTrace
+            raise kind(
+                f"{self.path}: no Nsight Systems export can be read from it: {e}",
+                hint="copy the file again, or export it again",
+            ) from e
+        if _STRINGS not in self._contents and not any(map(_is_activity, self._contents)):
+            self._connection.close()
+            raise UnsupportedFormat(
+                f"{self.path}: this is an SQLite file, but no Nsight Systems export",
+                hint="write one with `nsys export --type sqlite REPORT.nsys-rep`",
+            )
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def _table_of_contents(self) -> list[tuple[str, int, tuple[str, ...]]]:
+        """(name, root page, columns) of the tables; the newest of ``NAME``, ``NAME_V2`` ..."""
+        sql = "SELECT name, rootpage FROM sqlite_master WHERE type = 'table' ORDER BY name"
+        found = []
+        for name, root in self._connection.execute(sql).fetchall():
+            if (
+                name != _STRINGS
+                and not _TELLING.match(re.sub(r"_V\d+$", "", name))
+                and (name not in _OTHERS)
+            ):
+                continue
+            columns = self._connection.execute(f'PRAGMA table_info("{name}")').fetchall()
+            found.append((name, root, tuple(c[1] for c in columns)))
+        return found
+
+    def _resolve(self, table: str) -> str:
+        """The table's name in this file: a later format may call it ``NAME_V2``."""
+        versions = [n for n in self._contents if re.fullmatch(re.escape(table) + r"_V\d+", n)]
+        return max(versions, key=lambda n: int(n.rpartition("_V")[2]), default=table)
+
+    def columns(self, table: str) -> tuple[str, ...]:
+        """Names of a table's columns; none if the file lacks the table."""
+        return self._contents.get(self._resolve(table), (0, ()))[1]
+
+    def has(self, table: str, *columns: str) -> bool:
+        """Whether a table and some of its columns exist."""
+        there = self.columns(table)
+        return bool(there) and set(columns) <= set(there)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that this reader may look at."""
+        return tuple(self._contents)
+
+    def integers(
+        self,
+        table: str,
+        wanted: Sequence[str],
+        where: Sequence[Where] = (),
+        tick: Tick | None = None,
+    ) -> Columns:
+        """Integer columns of a table, in the order of the file.
+
+        A column that this version lacks is -1 throughout, as is NULL. A table that cannot be read
+        to its end gives what comes before the damage and is added to `damaged`.
+        """
+        name = self._resolve(table)
+        root, there = self._contents.get(name, (0, ()))
+        have = {c: there.index(c) for c in wanted if c in there}
+        if not have or not all(c in have for c, _ in where):
+            return {c: np.empty(0, np.int64) for c in wanted}
+        try:
+            with Pages(self.path) as pages:
+                found = pages.scan(root, len(there), have, where, tick)
+        except NotPlain:
+            found = self._ask(name, tuple(have), where)
+        n = len(next(iter(found.values())))
+        absent = [c for c in wanted if c not in have]
+        return {**found, **{c: np.full(n, MISSING, np.int64) for c in absent}}
+
+    def _ask(self, name: str, have: tuple[str, ...], where: Sequence[Where]) -> Columns:
+        """The same by SQLite itself, for whatever is not stored plainly."""
+        listed = ", ".join(f'CAST(coalesce("{c}", {MISSING}) AS INTEGER)' for c in have)
+        dtype = np.dtype([(c, np.int64) for c in have])
+        rows: list[np.ndarray[tuple[int], np.dtype[np.void]]] = []
+        with closing(self._connection.cursor()) as cursor:
+            try:
+                cursor.execute(f'SELECT {listed} FROM "{name}"')
+                while batch := cursor.fetchmany(65536):
+                    rows.append(np.fromiter(batch, dtype, len(batch)))
+            except sqlite3.DatabaseError:
+                self.damaged.add(name)
+        table = np.concatenate(rows) if rows else np.empty(0, dtype)
+        keep = np.ones(len(table), bool)
+        for column, test in where:
+            keep &= test(np.ascontiguousarray(table[column]))
+        return {c: np.ascontiguousarray(table[c][keep]) for c in have}
+
+    def rows(
+        self, table: str, wanted: Sequence[str], condition: str = ""
+    ) -> list[tuple[object, ...]]:
+        """Rows of a small table as SQLite gives them; a column that is missing is None."""
+        name = self._resolve(table)
+        there = self._contents.get(name, (0, ()))[1]
+        if not there:
+            return []
+        listed = ", ".join(f'"{c}"' if c in there else "NULL" for c in wanted)
+        try:
+            return self._connection.execute(f'SELECT {listed} FROM "{name}" {condition}').fetchall()
+        except sqlite3.DatabaseError:
+            self.damaged.add(name)
+            return []
+
+    def strings(self, ids: Iterable[int]) -> dict[int, str]:
+        """Strings by id: those asked for and no others."""
+        wanted = sorted({int(i) for i in ids if i >= 0})
+        found: dict[int, str] = {}
+        if _STRINGS not in self._contents:
+            return found
+        for first in range(0, len(wanted), _IDS_AT_ONCE):
+            some = wanted[first : first + _IDS_AT_ONCE]
+            marks = ",".join("?" * len(some))
+            sql = f"SELECT id, value FROM {_STRINGS} WHERE id IN ({marks})"
+            try:
+                found.update((i, str(v)) for i, v in self._connection.execute(sql, some))
+            except sqlite3.DatabaseError:
+                self.damaged.add(_STRINGS)
+        return found
+
+    def settings(self) -> dict[str, str]:
+        """The export's own settings (version, time base, what was included)."""
+        marks = ", ".join(f"'{k}'" for k in _EXPORT_KEYS)
+        for table in ("META_DATA_EXPORT", "EXPORT_META_DATA"):  # the latter up to schema 3.1
+            rows = self.rows(table, ("name", "value"), f"WHERE name IN ({marks})")
+            if rows:
+                return {str(k): str(v) for k, v in rows}
+        return {}
+
+    def schema(self) -> tuple[int, ...] | None:
+        """Version of the export's schema; None before Nsight Systems 2021."""
+        text = self.settings().get("EXPORT_SCHEMA_VERSION", "")
+        numbers = re.findall(r"\d+", text)
+        return tuple(int(n) for n in numbers) if numbers else None
+
+
+#: Tables that are read beside the telling ones.
+_OTHERS = frozenset(
+    {
+        "NVTX_PAYLOAD_SCHEMAS", "NVTX_PAYLOAD_SCHEMA_ENTRIES", "NVTX_PAYLOAD_ENUM_ENTRIES",
+        "PROFILER_OVERHEAD", "PROCESSES", "ThreadNames", "DIAGNOSTIC_EVENT", "META_DATA_CAPTURE",
+        "CUDA_GRAPH_NODE_EVENTS",
+    }
+)  # fmt: skip
+
+
+def _is_activity(name: str) -> bool:
+    return name.startswith("CUPTI_ACTIVITY_KIND_") or name == "NVTX_EVENTS"
