@@ -494,6 +494,17 @@ CASES: dict[str, Case] = {
     "a gradient that was cloned": (
         cloned_gradient, {"zero_stage": (1, None)},
         "one copy in AccumulateGrad is taken for a filled bucket"),
+    "window from the middle of a backward pass": (
+        lambda: cut_backward(),
+        {"reduce_bucket_size": (2 * LAYER, None), "overlap_comm": (True, None)}, IN_HOOK),
+    "a folder called deepspeed": (
+        lambda: own_folder(), PYTORCH, "any path with deepspeed/ in it is taken for the package"),
+    "optimizer state sharded by hand": (
+        lambda: loop(sharded_by_hand), PYTORCH,
+        "no zero_grad range is taken for DeepSpeed's engine"),
+    "kernels alone: tensor parallelism and ZeRO-1": (
+        lambda: tensor_kernels(), {"zero_stage": (1, None)},
+        "all_reduces of activations are taken for those of gradients"),
     "kernels alone: two models": (
         two_models, {"activation_checkpointing": (False, None)},
         "forward kernels before the backward pass are counted as recomputed"),
@@ -521,6 +532,42 @@ def read_loss_unlinked() -> Job:
     job = loop(step)
     job.trace.events = [e for e in job.trace.events if e.get("cat") != "cuda_runtime"]
     return job
+
+
+def cut_backward() -> Job:
+    """ZeRO-2 with overlap; the window starts after the bucket's allocation."""
+    job = zero12(Job(), 2, overlap=True, steps=1, marks="none")
+    events = sorted(job.trace.events, key=lambda e: e["ts"])
+    allocated = [e["ts"] for e in events if e["name"] == "aten::empty"]
+    job.trace.events = [e for e in events if e["ts"] > allocated[1]]
+    return job
+
+
+def own_folder() -> Job:
+    """The user's script lies in a folder that is called deepspeed."""
+    job = ddp(Job(), named=False)
+    job.trace.python("/home/me/deepspeed/train.py(10): main", ts=20, dur=1)
+    return job
+
+
+def sharded_by_hand(job: Job) -> None:
+    """Gradients all-reduced, the optimizer's shards gathered; model.zero_grad() has no range."""
+    job.forward()
+    job.backward(node_hook=reduced_layers(job))
+    job.update()
+    job.comm("all_gather", MODEL // job.world, out=MODEL)
+
+
+def tensor_kernels() -> Job:
+    """ZeRO-1 without overlap beside tensor parallelism."""
+    job = Job(host=False)
+    forward = job.forward
+
+    def reduced() -> None:
+        forward(before=lambda i: job.comm("all_reduce", 50_000, ranks=(0, 1)))
+
+    job.forward = reduced  # type: ignore[method-assign]
+    return zero12(job, 1, overlap=False)
 
 
 def hadamard() -> Job:
