@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracelens.classify import Op, is_comm, is_compute
-from tracelens.intervals import Spans, clip_lengths, intersect, subtract, union
+from tracelens.intervals import Spans, clip_lengths, contains, intersect, subtract, union
 from tracelens.links import OPTIMIZER_STEP, GpuWork
 from tracelens.steps import ACCUMULATE, DATA_LOADER, EVALUATE, StepMap, Steps
 from tracelens.thresholds import HOOK_BASELINE, PAUSE_NS, STALL_NS
@@ -29,11 +29,13 @@ class Cause(enum.IntEnum):
     LOADER = 1  #: the data loader's range
     ALLOCATOR = 2  #: cudaMalloc, cudaFree and the like
     PAUSE = 3  #: no thread of the step shows any event
-    LAUNCH = 4  #: the host has not launched the next work yet
-    DEVICE = 5  #: launched, and not started
+    SYNC = 4  #: the host was waiting for the GPU when it ran dry, and launches again only then
+    LAUNCH = 5  #: the host has not launched the next work yet
+    DEVICE = 6  #: launched, and not started
 
 
 _ALLOCATOR = re.compile(r"^(cuda|hip)(Malloc|Free|HostAlloc|HostRegister)|^cuMem(Create|Map|Unmap)")
+_SYNC = re.compile(r"^(cuda|hip)\w*Synchronize$|^(cuda|hip)Memcpy$")
 _CPU_OPTIMIZER = re.compile(re.escape(OPTIMIZER_STEP) + r"DeepSpeedCPU")
 
 
@@ -58,6 +60,9 @@ class Host:
         Idle GPU time of each step by cause; rows add up to the breakdown's idle.
     save_ns, save_bytes : int64 (k,)
         Exposed copies to pageable host memory, and their bytes.
+    input_ns, input_bytes : int64 (k,)
+        The same from pageable host memory.
+    syncs : mapping of synchronising call to count per step, in forward and backward
     allocator_calls : int64 (k,)
         Allocating and freeing runtime calls of each step.
     stalls, stall_ns : int64 (k,)
@@ -78,6 +83,9 @@ class Host:
     idle_ns: Int64s
     save_ns: Int64s
     save_bytes: Int64s
+    input_ns: Int64s
+    input_bytes: Int64s
+    syncs: dict[str, float]
     allocator_calls: Int64s
     stalls: Int64s
     stall_ns: Int64s
@@ -112,12 +120,14 @@ def look_at_host(
     steps = found.steps
     host, device, late = _idle(work, int(steps.end_ns.max(initial=0)))
     gaps, pauses = _pauses(trace, work, found)
+    syncs = _sync_rows(trace, work, steps, backward_end_ns)
     update = _cpu_update(trace, steps, backward_end_ns)
-    causes = _causes(trace, host, (update, gaps))
+    causes = _causes(trace, host, (update, gaps, _after_sync(trace, work, syncs)))
     parts = [*causes, device]
     idle = np.stack([clip_lengths(p, steps.start_ns, steps.end_ns) for p in parts], axis=1)
     _tail(idle, causes, work, steps)
-    save, size = _saves(trace, work, found)
+    save, size = _pageable(trace, work, found, Op.COPY_D2H)
+    read, read_size = _pageable(trace, work, found, Op.COPY_H2D)
     hooks, extra = _hooks(trace)
     delay, kernel, call, count = _launches(trace, work, found, whole)
     stalls, stall_ns = np.zeros(len(steps), np.int64), np.zeros(len(steps), np.int64)
@@ -128,6 +138,9 @@ def look_at_host(
         idle_ns=idle,
         save_ns=save,
         save_bytes=size,
+        input_ns=read,
+        input_bytes=read_size,
+        syncs=_sync_counts(trace, syncs, len(steps)),
         allocator_calls=_count(trace, found, _ALLOCATOR),
         stalls=stalls,
         stall_ns=stall_ns,
@@ -191,13 +204,40 @@ def _cpu_update(trace: Trace, steps: Steps, backward_end_ns: Int64s) -> Spans:
     return union(start, np.maximum(start, end))
 
 
-def _causes(trace: Trace, host: Spans, known: tuple[Spans, Spans]) -> list[Spans]:
+def _sync_rows(trace: Trace, work: GpuWork, steps: Steps, backward_end_ns: Int64s) -> Int64s:
+    """Synchronising calls in forward and backward: in the step DeepSpeed itself needs some."""
+    s = trace.slices
+    names = np.array([i for i, t in enumerate(trace.strings) if _SYNC.search(t)], np.int32)
+    rows = trace.rows(Kind.RUNTIME, names)
+    rows = rows[_active(trace, work)[s.track[rows]]]
+    step = np.searchsorted(steps.host_start_ns, s.ts_ns[rows], "right") - 1
+    return rows[(step >= 0) & (s.ts_ns[rows] < backward_end_ns[np.maximum(step, 0)])]
+
+
+def _after_sync(trace: Trace, work: GpuWork, rows: Int64s) -> Spans:
+    """Idle gaps that began while a thread of the step was blocked in one of these calls."""
+    s = trace.slices
+    start, end = union(work.start_ns, work.end_ns)
+    drained = contains(union(s.ts_ns[rows], s.end_ns[rows]), end[:-1])
+    return end[:-1][drained], start[1:][drained]
+
+
+def _active(trace: Trace, work: GpuWork) -> Bools:
+    """Tracks that run ops or launch work; NCCL's watchdog and its like do neither."""
+    s = trace.slices
+    active = np.zeros(len(trace.tracks), bool)
+    active[s.track[work.launch[work.launch >= 0]]] = True
+    active[s.track[s.kind == Kind.CPU_OP]] = True
+    return active
+
+
+def _causes(trace: Trace, host: Spans, known: tuple[Spans, Spans, Spans]) -> list[Spans]:
     """The host's idle part by cause, in order of `Cause`, each instant once.
 
-    `known` are the spans of an update on the CPU and of pauses.
+    `known` are the spans of an update on the CPU, of pauses and of gaps after a synchronisation.
     """
     s = trace.slices
-    update, gaps = known
+    update, gaps, synced = known
 
     def ranges(kind: Kind, pattern: re.Pattern[str]) -> Spans:
         names = np.array([i for i, t in enumerate(trace.strings) if pattern.match(t)], np.int32)
@@ -210,6 +250,7 @@ def _causes(trace: Trace, host: Spans, known: tuple[Spans, Spans]) -> list[Spans
         ranges(Kind.ANNOTATION, re.compile(re.escape(DATA_LOADER))),
         ranges(Kind.RUNTIME, _ALLOCATOR),
         gaps,
+        synced,
     ):
         parts.append(intersect(rest, reason))
         rest = subtract(rest, reason)
@@ -224,11 +265,7 @@ def _pauses(trace: Trace, work: GpuWork, found: StepMap) -> tuple[Spans, tuple[P
     """
     s = trace.slices
     events = np.flatnonzero((s.kind == Kind.CPU_OP) | (s.kind == Kind.RUNTIME))
-    launches = work.launch[work.launch >= 0]
-    active = np.zeros(len(trace.tracks), bool)
-    active[s.track[launches]] = True
-    active[s.track[s.kind == Kind.CPU_OP]] = True
-    events = events[active[s.track[events]]]
+    events = events[_active(trace, work)[s.track[events]]]
     start, end = union(s.ts_ns[events], s.end_ns[events])
     gap_start, gap_end = end[:-1], start[1:]
     long = gap_end - gap_start > PAUSE_NS
@@ -251,11 +288,11 @@ def _pauses(trace: Trace, work: GpuWork, found: StepMap) -> tuple[Spans, tuple[P
     return (gap_start[long], gap_end[long]), tuple(pauses)
 
 
-def _saves(trace: Trace, work: GpuWork, found: StepMap) -> tuple[Int64s, Int64s]:
-    """Exposed copies to pageable memory and their bytes, per step."""
+def _pageable(trace: Trace, work: GpuWork, found: StepMap, direction: Op) -> tuple[Int64s, Int64s]:
+    """Exposed copies from or to pageable memory and their bytes, per step."""
     s, steps = trace.slices, found.steps
-    pageable = np.array([i for i, t in enumerate(trace.strings) if "-> Pageable" in t], np.int32)
-    on = np.isin(s.name[work.row], pageable) & (work.op == Op.COPY_D2H)
+    pageable = np.array([i for i, t in enumerate(trace.strings) if "Pageable" in t], np.int32)
+    on = np.isin(s.name[work.row], pageable) & (work.op == direction)
     kernels = is_compute(work.op) | is_comm(work.op)
     exposed = subtract(
         union(work.start_ns[on], work.end_ns[on]),
@@ -265,6 +302,12 @@ def _saves(trace: Trace, work: GpuWork, found: StepMap) -> tuple[Int64s, Int64s]
     inside = on & (found.of_work >= 0)
     np.add.at(size, found.of_work[inside], np.maximum(s.bytes[work.row[inside]], 0))
     return clip_lengths(exposed, steps.start_ns, steps.end_ns), size
+
+
+def _sync_counts(trace: Trace, rows: Int64s, n_steps: int) -> dict[str, float]:
+    codes, counts = np.unique(trace.slices.name[rows], return_counts=True)
+    pairs = zip(codes.tolist(), counts.tolist(), strict=True)
+    return {trace.strings[c]: count / max(n_steps, 1) for c, count in pairs}
 
 
 def _count(trace: Trace, found: StepMap, pattern: re.Pattern[str]) -> Int64s:

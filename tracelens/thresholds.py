@@ -127,3 +127,17 @@ times as long beside a collective on recorded runs (H200, both fabrics)."""
 OVERLAP_SYNC_NS: Final = 6_000_000
 """overlap_comm adds a device synchronisation to each backward pass (stage_1_and_2.py, epilogue),
 behind which 6.0 to 7.6 ms of host work became visible on recorded runs (4 H200)."""
+
+OWN_SYNCS: Final = 4
+"""Synchronising calls per backward pass that DeepSpeed makes itself: two device synchronisations of
+its throughput timer, one of the overlap_comm epilogue, one stream synchronisation (0.19.8)."""
+
+OUTLIER_SHARE: Final = 0.25
+"""A step a quarter longer than the median is an outlier: steps of one run repeat within 12 %."""
+
+PREFETCH_SHARE: Final = 0.2
+"""Prefetched parameters travel beside the layer before theirs: 34 to 55 % of the fetching was hidden
+with DeepSpeed's default prefetch on recorded runs, 7 to 14 % without (1.07 B parameters, 4 H200)."""
+
+PREFETCH_DEFAULT: Final = 50_000_000
+"""DeepSpeed's default stage3_prefetch_bucket_size, elements (runtime/zero/config.py, 0.19.8)."""

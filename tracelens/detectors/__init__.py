@@ -39,6 +39,8 @@ DETECTORS: tuple[Detector, ...] = (
     Detector(("checkpoint_save",), host_side.checkpoint_save),
     Detector(("host_pause",), host_side.host_pause, ("host",)),
     Detector(("optimizer_offload_stall",), host_side.optimizer_offload_stall, ("host",)),
+    Detector(("pageable_copy",), host_side.pageable_copy),
+    Detector(("host_sync", "comms_logger"), host_side.host_sync, ("host",)),
     Detector(("slow_interconnect",), comm.slow_interconnect, ("comm", "ranks", "link")),
     Detector(
         ("overlap_off", "bucket_too_large", "bucket_too_small", "exposed_gradient_reduction"),
@@ -48,13 +50,18 @@ DETECTORS: tuple[Detector, ...] = (
     Detector(
         ("post_step_allgather_exposed",), comm.post_step_allgather_exposed, ("comm", "exclusive")
     ),
-    Detector(("exposed_parameter_fetch",), comm.exposed_parameter_fetch, ("comm", "exclusive")),
+    Detector(
+        ("exposed_parameter_fetch", "zero3_late_prefetch"),
+        comm.exposed_parameter_fetch,
+        ("comm", "exclusive"),
+    ),
     Detector(("exposed_all_to_all",), comm.exposed_all_to_all, ("comm", "exclusive")),
     Detector(
         ("exposed_activation_reduction",), comm.exposed_activation_reduction, ("comm", "exclusive")
     ),
     Detector(("pipeline_bubble",), comm.pipeline_bubble, ("comm", "exclusive")),
     Detector(("uneven_work", "straggler_compute"), ranks.uneven_work, ("ranks",)),
+    Detector(("slow_step_outlier",), ranks.slow_step_outlier),
     Detector(("straggler_host",), ranks.straggler_host, ("ranks",)),
     Detector(("launch_bound",), host_side.launch_bound),
 )

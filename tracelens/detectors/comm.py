@@ -19,11 +19,14 @@ from tracelens.thresholds import (
     CONTENTION,
     FEW_REDUCTIONS,
     GOOD_REDUCTIONS,
+    HOST_BOUND_SHARE,
     LARGE_MESSAGE_BYTES,
     MANY_REDUCTIONS,
     NVLINK_GBPS,
     NVLINK_REACHED,
     OVERLAP_SYNC_NS,
+    PREFETCH_DEFAULT,
+    PREFETCH_SHARE,
     SLOW_LINK_SHARE,
 )
 from tracelens.units import format_count, format_ns
@@ -237,20 +240,39 @@ def post_step_allgather_exposed(context: Context) -> Iterator[Charge]:
 
 
 def exposed_parameter_fetch(context: Context) -> Iterator[Charge]:
-    """How long do layers wait for their parameters (ZeRO-3, FSDP)? Cost: exposed transfer."""
+    """How long do layers wait for their parameters (ZeRO-3, FSDP)? Cost: exposed transfer.
+
+    zero3_late_prefetch where ZeRO-3 hides less than `PREFETCH_SHARE` of the fetching although its
+    host is ahead of the GPU: each fetch is issued when its layer needs it. (A host that is behind
+    issues everything late, prefetched or not.)
+    """
     exposed = _exposed(context, "fetch")
     if exposed.min() <= 0:
         return
+    masks = [r.fetch for r in context.roles()]
+    whole = context.transfer(masks)
+    hidden = 1 - float(context.exposed_transfer(masks).sum() / max(whole.sum(), 1.0))
+    zero3 = context.setup.value("zero_stage") == 3 and context.waits is not None
+    at = context.critical
+    behind = at is None or context.idle(Cause.LAUNCH)[at] > HOST_BOUND_SHARE * context.step_ns
+    late = zero3 and not behind and hidden < PREFETCH_SHARE
     yield charge(
         context,
-        "exposed_parameter_fetch",
+        "zero3_late_prefetch" if late else "exposed_parameter_fetch",
         "Layers wait for their parameters, {cost} a step",
         _sure(context, exposed),
         ranks=tuple(v.rank for v in context.views),
-        evidence=(f"all_gather in forward and backward: {_amount(context, exposed)}",),
-        remedy="stage3_prefetch_bucket_size above one layer's parameters, "
-        "stage3_max_live_parameters and stage3_max_reuse_distance so that the backward pass does "
-        "not gather again, a larger micro-batch",
+        evidence=(
+            f"all_gather in forward and backward: {_amount(context, exposed)}",
+            f"{100 * hidden:.0f}% of the fetching runs beside compute",
+        ),
+        remedy="stage3_prefetch_bucket_size above one layer's parameters (0, or "
+        "stage3_max_live_parameters 0, switches prefetching off), stage3_max_live_parameters and "
+        "stage3_max_reuse_distance so that the backward pass does not gather again, a larger "
+        "micro-batch",
+        config={"zero_optimization.stage3_prefetch_bucket_size": PREFETCH_DEFAULT}
+        if late
+        else None,
     )
 
 

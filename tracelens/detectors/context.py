@@ -104,6 +104,16 @@ class Context:
         """What each rank's communication is for."""
         return [find_roles(v.facts) for v in self.views]
 
+    def transfer(self, masks: Sequence[Bools]) -> PerRank:
+        """Length of some rows less waiting, ns a step of each rank."""
+        result = []
+        for view, mask in zip(self.views, masks, strict=True):
+            c = view.comm
+            on = mask & (c.step >= 0) & view.whole[np.maximum(c.step, 0)]
+            spent = (c.dur_ns[on] - np.maximum(view.wait_ns[on], 0)).sum()
+            result.append(float(spent) / max(int(view.whole.sum()), 1))
+        return np.array(result)
+
     def exposed_transfer(self, masks: Sequence[Bools]) -> PerRank:
         """Time in which some rows transfer and no compute kernel runs, ns a step of each rank.
 
@@ -159,9 +169,16 @@ def charge(
     cost = max(context.saving(cause), 0.0)
     finding = Finding(
         id=id,
-        title=title.replace("{cost}", format_ns(cost)),
+        title=_title(title, cost),
         cost_ms_per_step=ns_to_ms(cost),
         severity=severity(cost, context.step_ns),
         **more,
     )
     return Charge(finding, cause, of_launch)
+
+
+def _title(title: str, cost: float) -> str:
+    """The title with its cost; what costs nothing has none in its title."""
+    if cost > 0:
+        return title.replace("{cost}", format_ns(cost))
+    return title.replace(", {cost} a step", "").replace("{cost} a step", "some time")

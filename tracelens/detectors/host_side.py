@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tracelens.detectors.context import Charge, Context, PerRank, charge
+from tracelens.detectors.context import Charge, Context, PerRank, RankView, charge
 from tracelens.host import Cause
-from tracelens.thresholds import HOST_BOUND_SHARE, LAUNCH_DELAY_NS, SAVE_BYTES
+from tracelens.thresholds import HOST_BOUND_SHARE, LAUNCH_DELAY_NS, OWN_SYNCS, SAVE_BYTES
 from tracelens.units import format_ns
 
 
@@ -165,6 +165,67 @@ def host_pause(context: Context) -> Iterator[Charge]:
         ),
         remedy="record one step with with_stack=True; if it is garbage collection, gc.disable() "
         "and gc.collect() at a fixed interval on all ranks together",
+    )
+
+
+def host_sync(context: Context) -> Iterator[Charge]:
+    """Does the host wait for the GPU inside forward or backward, and leave it dry?
+
+    Fires on more synchronising calls per backward pass than DeepSpeed's own (`OWN_SYNCS`). Cost:
+    idle time in gaps that began while the host was blocked in such a call. A queue that is empty
+    anyway makes them free. Device synchronisations as many as collectives are DeepSpeed's
+    comms_logger (comm/comm.py), which any key of that name switches on.
+    """
+    counts = [
+        sum(n for name, n in v.host.syncs.items() if "Event" not in name) for v in context.views
+    ]
+    passes = max(context.views[0].facts.n_passes, 1.0)
+    at = int(np.argmax(counts))
+    if counts[at] <= OWN_SYNCS * passes:
+        return
+    view = context.views[at]
+    logger = _is_comms_logger(view)
+    yield charge(
+        context,
+        "comms_logger" if logger else "host_sync",
+        "DeepSpeed's comms_logger synchronises after every collective, {cost} a step"
+        if logger
+        else f"The host waits for the GPU {counts[at]:.0f} times in forward and backward, "
+        "{cost} a step",
+        context.idle(Cause.SYNC),
+        ranks=tuple(v.rank for v in context.views),
+        evidence=(
+            ", ".join(f"{n:g} {name}" for name, n in view.host.syncs.items())
+            + f" a step on rank {view.rank} before the end of the backward pass",
+            f"idle after them: {_spread(context.idle(Cause.SYNC))} a step",
+        ),
+        remedy='delete the whole "comms_logger" key: {"enabled": false} leaves it on'
+        if logger
+        else "remove .item(), .cpu(), print and assertions on GPU values from the loop, or do them "
+        "every n-th step; non_blocking copies",
+    )
+
+
+def _is_comms_logger(view: RankView) -> bool:
+    collectives = int(((view.comm.step >= 0) & view.whole[np.maximum(view.comm.step, 0)]).sum())
+    syncs = view.facts.syncs.get("cudaDeviceSynchronize", 0)
+    return collectives > OWN_SYNCS * view.facts.n_steps and syncs >= collectives
+
+
+def pageable_copy(context: Context) -> Iterator[Charge]:
+    """Are inputs copied from pageable memory, with nothing beside it? Cost: that time."""
+    spent = context.per_rank([v.host.input_ns for v in context.views])
+    if spent.max() <= 0:
+        return
+    size = context.per_rank([v.host.input_bytes for v in context.views]).max()
+    yield charge(
+        context,
+        "pageable_copy",
+        "Copies from pageable host memory, {cost} a step",
+        spent,
+        ranks=_ranks(context, spent > 0),
+        evidence=(f"{size / 1e6:,.1f} MB a step, exposed for {_spread(spent)}",),
+        remedy="pin_memory=True in the DataLoader and non_blocking=True in .to()",
     )
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from tracelens.detectors.context import Charge, Context, PerRank, charge
 from tracelens.detectors.host_side import lateness
 from tracelens.host import Cause
-from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE, STALLS
+from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE, OUTLIER_SHARE, STALLS
 from tracelens.units import format_ns
 
 
 def work_differences(context: Context) -> tuple[PerRank, PerRank]:
-    """Kernel time above the median rank's: from more or other kernels, and from slower ones."""
+    """Kernel time above the median rank's: from more or other work, and from slower kernels."""
     sums = [v.host.kernel_sums for v in context.views]
     more, slower = np.zeros(len(sums)), np.zeros(len(sums))
     for name in set().union(*sums):
@@ -25,6 +25,10 @@ def work_differences(context: Context) -> tuple[PerRank, PerRank]:
         same = np.abs(count - usual) <= EXTRA_WORK_SHARE * max(usual, 1.0)
         slower += np.where(same, above, 0.0)
         more += np.where(same, 0.0, above)
+    products = {v.facts.products for v in context.views}
+    if len(products) > 1 or products == {frozenset()}:
+        # other sizes (or sizes that were not recorded): the same kernels do not mean equal work
+        return more + slower, slower * 0.0
     return more, slower
 
 
@@ -72,7 +76,7 @@ def uneven_work(context: Context) -> Iterator[Charge]:
     is later: then it is hidden and costs nothing.
     """
     more, slower = work_differences(context)
-    yield from _uneven(context, "uneven_work", more, "more or other kernels")
+    yield from _uneven(context, "uneven_work", more, "more kernels, other kernels or other sizes")
     yield from _uneven(context, "straggler_compute", slower, "the same kernels, slower")
 
 
@@ -128,3 +132,47 @@ def gpu_shared(context: Context) -> Iterator[Charge]:
         ),
         remedy="find the other process (nvidia-smi) and record again",
     )
+
+
+def slow_step_outlier(context: Context) -> Iterator[Charge]:
+    """Is one step much longer than the others, without a pause or a save that explains it?
+
+    Cost: its excess over the median step, spread over all steps.
+    """
+    walls = np.mean([v.breakdown.wall[v.whole] for v in context.views], axis=0)
+    if len(walls) < 3:
+        return
+    at, median = int(walls.argmax()), float(np.median(walls))
+    excess = float(walls[at]) - median
+    if excess < OUTLIER_SHARE * median:
+        return
+    parts = ("compute", "exposed_comm", "exposed_copy", "idle")
+    grown = {
+        p: float(np.mean([_excess(getattr(v.breakdown, p)[v.whole], at) for v in context.views]))
+        for p in parts
+    }
+    pauses = context.per_rank(
+        [v.host.idle_ns[:, Cause.PAUSE] + v.host.save_ns for v in context.views]
+    ).max() * len(walls)
+    if pauses > 0.5 * excess:
+        return
+    number = int(context.views[0].steps.number[context.views[0].whole][at])
+    most = max(grown, key=lambda p: grown[p])
+    yield charge(
+        context,
+        "slow_step_outlier",
+        f"Step {number} takes {format_ns(excess)} longer than the median step",
+        np.full(len(context.views), excess / len(walls)),
+        ranks=tuple(v.rank for v in context.views),
+        steps=(number,),
+        evidence=(
+            f"{format_ns(float(walls[at]))} against {format_ns(median)}; most of it is "
+            f"{most.replace('_', ' ')} (+{format_ns(grown[most])})",
+        ),
+        remedy="more compute in one step is a longer batch (pad or bucket by length); more idle "
+        "time is the host's: evaluation, logging, recompilation, a checkpoint",
+    )
+
+
+def _excess(values: PerRank, at: int) -> float:
+    return float(values[at] - np.median(values))

@@ -78,6 +78,7 @@ class RankFacts:
     hook_copies : int
         ``aten::copy_`` calls inside gradient hooks: gradients put into a bucket.
     gemm_types : mapping of operand type to number of matrix products (record_shapes)
+    products : operand sizes of matrix products as recorded (record_shapes)
     weights : sizes of two-dimensional operands of matrix products, elements
     copy_bytes : mapping of (phase, direction) to bytes per whole step; directions h2d and d2h
     optimizer_kernels : compute kernels launched inside optimizer ranges, per whole step
@@ -107,6 +108,7 @@ class RankFacts:
     allocations: tuple[Allocation, ...]
     hook_copies: int
     gemm_types: dict[str, int]
+    products: frozenset[str]
     weights: frozenset[int]
     copy_bytes: dict[tuple[str, str], float]
     optimizer_kernels: float
@@ -124,6 +126,12 @@ class RankFacts:
     def n_steps(self) -> int:
         """Number of steps that count."""
         return int(self.whole.sum())
+
+    @property
+    def n_passes(self) -> float:
+        """Backward passes per step."""
+        inside = int((self.passes.step >= 0).sum())
+        return inside / max(len(self.whole), 1)
 
     def groups_of(self, mask: Bools) -> set[tuple[int, int]]:
         """Distinct (group, element type) of some rows of `comm`."""
@@ -149,7 +157,7 @@ def gather(
     counted = (found.of_work >= 0) & whole[np.maximum(found.of_work, 0)]
     optimizer_ns, model_ns = _order(work, found)
     recomputed, forwarded = _recomputation(trace)
-    types, weights = _operands(trace)
+    types, weights, products = _operands(trace)
     return RankFacts(
         rank=trace.info.rank if trace.info.rank is not None else -1,
         world_size=trace.info.world_size,
@@ -165,6 +173,7 @@ def gather(
         allocations=_allocations(trace, phases.passes),
         hook_copies=_hook_copies(trace),
         gemm_types=types,
+        products=products,
         weights=weights,
         copy_bytes=_copies(trace, work, phases, counted, int(whole.sum())),
         optimizer_kernels=_optimizer_kernels(trace, work, counted) / int(whole.sum()),
@@ -245,8 +254,8 @@ def _hook_copies(trace: Trace) -> int:
     return int(TrackSpans(s, hook).contain(s.track[copies], s.ts_ns[copies]).sum())
 
 
-def _operands(trace: Trace) -> tuple[dict[str, int], frozenset[int]]:
-    """Types of matrix products and sizes of their two-dimensional operands."""
+def _operands(trace: Trace) -> tuple[dict[str, int], frozenset[int], frozenset[str]]:
+    """Types of matrix products, sizes of their two-dimensional operands, and all their sizes."""
     s, shapes = trace.slices, trace.shapes
     products = trace.names_where(["aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"])
     types: Counter[str] = Counter()
@@ -262,7 +271,8 @@ def _operands(trace: Trace) -> tuple[dict[str, int], frozenset[int]]:
         for dims in msgspec.json.decode(trace.strings[code]) if code >= 0 else []:
             if len(dims) == 2 and all(isinstance(d, int) for d in dims):
                 weights.add(dims[0] * dims[1])
-    return dict(types), frozenset(weights)
+    sizes = {trace.strings[i] for i in np.unique(shapes.dims[on]).tolist() if i >= 0}
+    return dict(types), frozenset(weights), frozenset(sizes)
 
 
 def _copies(
