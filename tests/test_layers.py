@@ -22,6 +22,7 @@ FLOORS = (
     ("intervals",),
     ("ingest", "classify"),
     ("links",),
+    ("ranges",),
     ("steps",),
     ("phases", "host"),
     ("overlap",),

@@ -113,7 +113,7 @@ def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
         rank=rank,
         path=trace.info.path,
         info=trace.info,
-        stats=trace.stats,
+        stats=replace(trace.stats, notes=(*trace.stats.notes, *found.notes)),
         steps=found.steps,
         step_source=found.source,
         breakdown=break_down(work, found.steps),

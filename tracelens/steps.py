@@ -8,14 +8,16 @@ host that runs ahead leaks nothing into the neighbour.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tracelens.classify import Op, classify_call, is_comm
 from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans, comm_spans, span_nelems
-from tracelens.thresholds import STEP_WORK_TOLERANCE
-from tracelens.trace import Bools, Int32s, Int64s, Kind, Trace, _freeze
+from tracelens.ranges import engine_steps, user_steps
+from tracelens.thresholds import STEP_WORK_TOLERANCE, WARM_UP_RATIO
+from tracelens.trace import Bools, Int32s, Int64s, Kind, Note, Trace, _freeze
 
 MARKER = "ProfilerStep#"
 EVALUATE = "autograd::engine::evaluate_function: "
@@ -59,32 +61,43 @@ class StepMap:
 
     steps: Steps
     of_work: Int32s
-    source: str  #: "ProfilerStep", "optimizer ranges", "optimizer kernels" or "whole trace"
+    source: str  #: one of `SOURCES`
+    notes: tuple[Note, ...] = ()  #: what was left out
 
 
 def find_steps(trace: Trace, work: GpuWork) -> StepMap:
     """Find the steps of a trace from the best source it has.
 
-    Profiler markers; else the optimizer's ranges and the forward ops that follow them; else, on a
-    trace without host ops, the optimizer's kernels; else the whole trace is one step.
+    Profiler markers; else the user's own ranges; else the optimizer's ranges and the forward ops
+    that follow them; else the ranges of DeepSpeed's engine; else, on a trace without any, the
+    optimizer's kernels; else the whole trace is one step.
     """
-    edges = _from_markers(trace)
-    source = "ProfilerStep"
-    if edges is None:
-        edges, source = _from_optimizer_ranges(trace), "optimizer ranges"
-    if edges is None:
-        edges, source = _from_optimizer_kernels(work), "optimizer kernels"
-    if edges is None:
-        edges, source = _whole(trace, work), "whole trace"
+    makers: tuple[Callable[[], Edges | None], ...] = (
+        lambda: _from_markers(trace),
+        lambda: _from_user_ranges(trace, work),
+        lambda: _from_optimizer_ranges(trace),
+        lambda: _from_engine_ranges(trace, work),
+        lambda: _from_optimizer_kernels(work),
+        lambda: _whole(trace, work),
+    )
+    source, edges = next((s, e) for s, m in zip(SOURCES, makers, strict=True) if (e := m()))
     number, start, end = edges
     of_work = _assign(work, start, end)
     complete = _complete(trace, source, np.bincount(of_work[of_work >= 0], minlength=len(start)))
     window_start, window_end = _windows(work, of_work, start, end)
     steps = Steps(number, start, end, window_start, window_end, complete)
-    return _without_empty_tail(StepMap(steps, of_work, source))
+    found = _without_empty_tail(StepMap(steps, of_work, source))
+    return _without_warm_up(trace, found)
 
 
 Edges = tuple[Int64s, Int64s, Int64s]
+
+#: How steps may be found, best first.
+SOURCES = (
+    "ProfilerStep", "NVTX ranges", "optimizer ranges", "forward ranges", "optimizer kernels",
+    "whole trace",
+)  # fmt: skip
+_MARKED = ("ProfilerStep", "NVTX ranges")
 
 
 def _from_markers(trace: Trace) -> Edges | None:
@@ -169,6 +182,18 @@ def _first_between(at: Int64s, after: Int64s, before: Int64s) -> Int64s:
     return np.asarray(np.where((found >= after) & (found < before), found, before), np.int64)
 
 
+def _from_user_ranges(trace: Trace, work: GpuWork) -> Edges | None:
+    if trace.info.source != "nsys":
+        return None
+    found = user_steps(trace, work)
+    return (found.number, found.start_ns, found.end_ns) if found else None
+
+
+def _from_engine_ranges(trace: Trace, work: GpuWork) -> Edges | None:
+    found = engine_steps(trace, work)
+    return (np.arange(len(found[0]), dtype=np.int64), *found) if found else None
+
+
 def _from_optimizer_kernels(work: GpuWork) -> Edges | None:
     """Steps from GPU work alone: model work resumes after a run of optimizer kernels.
 
@@ -250,7 +275,7 @@ def _windows(work: GpuWork, of_work: Int32s, start: Int64s, end: Int64s) -> tupl
 def _complete(trace: Trace, source: str, count: Int64s) -> Bools:
     """Which steps are whole: those with GPU work, and, without markers, as much as the others."""
     complete = np.asarray(count > 0)
-    if source == "ProfilerStep" and not trace.info.truncated:
+    if source in _MARKED and not trace.info.truncated:
         return complete
     if source == "whole trace" or not complete.any():
         return complete
@@ -261,7 +286,41 @@ def _complete(trace: Trace, source: str, count: Int64s) -> Bools:
 def _without_empty_tail(found: StepMap) -> StepMap:
     """Drop a last segment without GPU work: what follows the last step's end is not a step."""
     s = found.steps
-    if found.source == "ProfilerStep" or len(s) < 2 or (found.of_work == len(s) - 1).any():
+    if found.source in _MARKED or len(s) < 2 or (found.of_work == len(s) - 1).any():
         return found
     cut = {f: getattr(s, f)[:-1].copy() for f in s.__dataclass_fields__}
     return StepMap(Steps(**cut), found.of_work, found.source)
+
+
+def _without_warm_up(trace: Trace, found: StepMap) -> StepMap:
+    """Mark the first steps of a whole process as partial while they are longer than what follows.
+
+    A profiler with a schedule starts after the warm-up; a recording of a whole process holds its
+    initialisation and first steps, too.
+    """
+    s, n = found.steps, len(found.steps)
+    if trace.info.source != "nsys":
+        return found
+    outside = int((found.of_work < 0).sum())
+    notes: list[Note] = []
+    if found.source in _MARKED and outside:
+        text = (
+            f"Steps are the program's NVTX ranges; {outside} of {len(found.of_work)} pieces of GPU "
+            "work were launched outside of them (initialisation, warm-up) and are left out."
+        )
+        notes.append(Note("outside_steps", outside, text))
+    if found.source not in _MARKED and n > 3:
+        wall = s.end_ns - s.start_ns
+        usual = float(np.median(wall[n // 2 :][s.complete[n // 2 :]] if s.complete.any() else wall))
+        steady = (wall <= WARM_UP_RATIO * usual) & s.complete
+        first = int(steady.argmax()) if steady.any() else 0
+        if first:
+            complete = s.complete.copy()
+            complete[:first] = False
+            found = replace(found, steps=replace(s, complete=complete))
+            text = (
+                f"The first {first} of {n} steps (told by {found.source}) are initialisation and "
+                "warm-up: left out of means."
+            )
+            notes.append(Note("warm_up", first, text))
+    return replace(found, notes=tuple(notes))

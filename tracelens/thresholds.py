@@ -18,6 +18,17 @@ Counts of one rank repeat exactly from step to step in 47 of 47 recorded torch.p
 a few allocator- and logging-related copies; a step cut by the window loses far more.
 """
 
+STEP_RANGE_WORK: Final = 0.5
+"""At least half of the ranges that mark steps launch matrix products or attention; a range around
+the optimizer alone launches none."""
+
+WARM_UP_RATIO: Final = 1.25
+"""A leading step more than a quarter longer than the median of the later half is warm-up.
+
+Whole-process recordings: lazily loaded kernels and growing allocator pools make the first steps 1.5
+times to many times as long; steady steps of one configuration stay within 10 % (recorded runs).
+"""
+
 ACTIVATION_REPEATS: Final = 2
 """Tensor parallelism repeats one activation-sized collective at least twice a layer and pass
 (Megatron-LM, arXiv:1909.08053, fig. 4: one in attention, one in the MLP)."""
