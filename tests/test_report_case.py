@@ -10,6 +10,8 @@ Times in us. Two steps on rank 0, one on rank 1 of three:
     step 2 host                                        |---------------------]
       gemm                                                 [----------]
       all_reduce                                                 [x]       (beside the gemm)
+
+The GPU begins step 2 100 us after the host; its window ends 100 us after the host's, at 2100.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> tracelens.Analysis:
 #: rank, step -> wall, compute, overlapped comm, exposed comm, exposed copy, idle, us
 STEPS = {
     (0, 1): (1000, 300, 100, 200, 50, 450),
-    (0, 2): (900, 400, 100, 0, 0, 500),
+    (0, 2): (1000, 400, 100, 0, 0, 600),
     (1, 1): (1000, 500, 0, 0, 0, 500),
 }
 
@@ -108,7 +110,7 @@ def test_json_summary_is_the_mean_of_the_steps(analysis: tracelens.Analysis) -> 
     names = ("wall", "compute", "overlapped_comm", "exposed_comm", "exposed_copy", "idle")
     assert [summary[f"{n}_ms"] for n in names] == want
     assert summary["overlap_ratio"] == 0.5
-    assert summary["exposed_comm_pct"] == pytest.approx(100 * 200 / 2900, abs=1e-6)
+    assert summary["exposed_comm_pct"] == pytest.approx(100 * 200 / 3000, abs=1e-6)
     assert summary["n_steps"] == 3
 
 

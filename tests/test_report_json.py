@@ -11,6 +11,7 @@ import pytest
 from test_report_case import run_at
 
 import tracelens
+from tracelens.findings import Finding
 from tracelens.infer.result import Setup
 from tracelens.trace import Note
 
@@ -61,8 +62,20 @@ SCHEMA: dict[str, Any] = {
             "busbw_gbps": (*NUMBER, NONE),
         }
     ],
-    "findings": [],
-    "detectors": [],
+    "findings": [
+        {
+            "id": TEXT,
+            "title": TEXT,
+            "cost_ms_per_step": NUMBER,
+            "severity": TEXT,
+            "ranks": [int],
+            "steps": [int],
+            "evidence": [TEXT],
+            "remedy": TEXT,
+            "config": (dict, NONE),
+        }
+    ],
+    "detectors": [{"id": TEXT, "status": TEXT, "reason": (TEXT, NONE)}],
     "import": {
         "events_read": int,
         "events_dropped": int,
@@ -132,6 +145,38 @@ def test_odd_nanoseconds_survive(analysis: tracelens.Analysis) -> None:
     breakdown = replace(first.breakdown, wall=wall, idle=idle)
     odd: Any = replace(analysis, ranks=(replace(first, breakdown=breakdown),)).to_json()
     assert [row["wall_ms"] for row in odd["steps"]] == [1234.567891, 0.900001]
+
+
+def test_findings_are_of_the_contract(analysis: tracelens.Analysis) -> None:
+    found = Finding("a", "A", 0.25, "critical", (0,), (1,), ("seen",), "do", {"k": None})
+    said: Any = replace(analysis, finding_rows=(replace(found, id="b"), found)).to_json()
+    report = json.loads(json.dumps(said))
+    conform(report, SCHEMA)
+    assert report["findings"][1] == {
+        "id": "a",
+        "title": "A",
+        "cost_ms_per_step": 0.25,
+        "severity": "critical",
+        "ranks": [0],
+        "steps": [1],
+        "evidence": ["seen"],
+        "remedy": "do",
+        "config": {"k": None},
+    }
+
+
+def test_every_check_ends_somehow(analysis: tracelens.Analysis) -> None:
+    """Each id once; a reason where, and only where, it was not judged; fired ones have a finding."""
+    report: Any = analysis.to_json()
+    ids = [d["id"] for d in report["detectors"]]
+    assert len(ids) == len(set(ids)) > 20
+    for d in report["detectors"]:
+        assert d["status"] in ("fired", "clean", "not_applicable")
+        assert (d["status"] == "not_applicable") == bool(d["reason"]), d
+    fired = {d["id"] for d in report["detectors"] if d["status"] == "fired"}
+    assert fired == {f["id"] for f in report["findings"]}
+    costs = [f["cost_ms_per_step"] for f in report["findings"]]
+    assert costs == sorted(costs, reverse=True)
 
 
 def test_bounds_are_there_only_when_known() -> None:

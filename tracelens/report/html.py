@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from tracelens.errors import InputError
-from tracelens.report import markup, tables
+from tracelens.report import causes, markup, tables
 from tracelens.report.figures import overlap_figure, step_breakdown_figure
 from tracelens.report.files import write_whole
 from tracelens.report.page import SCRIPT, STYLE
@@ -51,6 +51,7 @@ def page(analysis: Analysis) -> str:
         (
             _header(analysis, name),
             _verdict(analysis),
+            _causes(analysis),
             _tiles(analysis),
             _steps(analysis),
             _communication(analysis),
@@ -107,6 +108,10 @@ def _verdict(analysis: Analysis) -> str:
     first, *rest = verdict(analysis)
     items = "".join(f"<li>{escape(s)}</li>" for s in rest).replace(" ms", "&nbsp;ms")
     return f'<section class="verdict"><p class="lead">{escape(first)}</p><ul>{items}</ul></section>'
+
+
+def _causes(analysis: Analysis) -> str:
+    return _section(causes.TITLE, markup.causes(analysis)) if causes.shown(analysis) else ""
 
 
 def _tiles(analysis: Analysis) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from tracelens.report import causes as cause_rows
 from tracelens.report import tables
+from tracelens.report.palette import SEVERITY
 from tracelens.report.tables import PARTS, BreakdownRow
 from tracelens.report.text import clean, digits_for, ms_cell, number, percent, rate
 from tracelens.units import format_bytes
@@ -110,3 +112,38 @@ def setup_table(analysis: Analysis, *, all_evidence: bool) -> str:
         )
     head = "<tr><th>key</th><th>value</th><th>sure</th><th>because</th></tr>"
     return f"<table class='setup'><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def causes(analysis: Analysis, *, short: bool = False) -> str:
+    """The findings as cards, then what is information only, and what was looked for.
+
+    With `short`, cost and title only, in one list.
+    """
+    rows, hidden = cause_rows.split_rows(analysis)
+    if short:
+        items = [f"{r.cost} ({r.share}): {r.title}" for r in rows]
+        return _list(items or [cause_rows.nothing_sentence(analysis)])
+    parts = [_card(r) for r in rows]
+    rest = cause_rows.rest_sentence(analysis) if rows else cause_rows.nothing_sentence(analysis)
+    parts.append(f"<p>{escape(rest)}</p>")
+    if hidden:
+        parts.append(f"<p>{escape(cause_rows.INFO)}</p>")
+        parts.append(_list([cause_rows.info_text(r) for r in hidden]))
+    parts += [f'<p class="note">{escape(line)}</p>' for line in cause_rows.looked_for(analysis)]
+    return "".join(parts)
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+
+
+def _card(r: cause_rows.CauseRow) -> str:
+    evidence = [f"{r.where}: {e}" if r.where and not i else e for i, e in enumerate(r.evidence)]
+    config = "".join(f"<code>{escape(line)}</code> " for line in r.config)
+    return (
+        f'<div class="cause" style="--mark:{SEVERITY[r.severity]}">'
+        f'<div class="price"><b>{escape(r.cost)}</b><span>{escape(r.share)} of the step</span>'
+        f'<span class="severity">{escape(r.severity)}</span></div>'
+        f'<div><h3>{escape(r.title)}</h3><p class="soft">{escape("; ".join(evidence))}</p>'
+        f"<p>Remedy: {escape(r.remedy)}</p>{f'<p>{config}</p>' if config else ''}</div></div>"
+    )

@@ -1,11 +1,11 @@
-"""An `Analysis` in a notebook: the verdict and small tables, without scripts."""
+"""An `Analysis` in a notebook: the verdict, the causes in short, small tables; no scripts."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import TYPE_CHECKING
 
-from tracelens.report import markup, tables
+from tracelens.report import causes, markup, tables
 from tracelens.report.verdict import verdict
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ def to_html(analysis: Analysis) -> str:
     parts = [
         f"<p><b>{escape(tables.run_name(analysis))}</b></p>",
         f"<p><b>{escape(first)}</b></p><ul>{items}</ul>",
-        markup.breakdown_table(analysis, with_steps=False),
     ]
+    if causes.shown(analysis):
+        parts.append(f"<p><b>{causes.TITLE}</b></p>{markup.causes(analysis, short=True)}")
+    parts.append(markup.breakdown_table(analysis, with_steps=False))
     if analysis.collective_rows:
         parts.append(markup.collectives_table(analysis))
     if len(analysis.setup):

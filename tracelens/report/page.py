@@ -23,6 +23,16 @@ h2 { font-size: 17px; margin: 0 0 10px; }
 .verdict .lead { font-size: 19px; line-height: 1.4; font-weight: 600; margin: 0 0 8px; }
 .verdict ul { margin: 0; padding-left: 20px; }
 .verdict li { margin: 5px 0; max-width: 105ch; }
+.cause { display: grid; grid-template-columns: 116px minmax(0, 1fr); gap: 4px 16px;
+  border-left: 5px solid var(--mark); padding: 2px 0 2px 14px; margin: 14px 0; }
+.price b { display: block; font-size: 18px; font-variant-numeric: tabular-nums; line-height: 1.35; }
+.price span { display: block; color: var(--soft); font-size: 13px; }
+.price .severity { color: var(--ink); font-weight: 600; }
+.cause h3 { font-size: 15px; margin: 1px 0 2px; }
+.cause p { margin: 2px 0; max-width: 105ch; }
+.cause .soft { color: var(--soft); font-size: 13.5px; }
+.cause code { font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+@media (max-width: 560px) { .cause { grid-template-columns: 1fr; } }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
   margin: 16px 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-left: 5px solid var(--mark);

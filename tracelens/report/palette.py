@@ -33,12 +33,26 @@ WORK: Final = {
 #: Phases on the host.
 PHASES: Final = {"forward": "#CC79A7", "backward": "#8B5E9B", "optimizer step": "#009E73"}
 
-#: The same parts in a terminal.
+#: Severity of a finding: darker is worse; the word always stands beside it.
+SEVERITY: Final = {
+    "critical": "#A4243B",
+    "high": "#D8843C",
+    "low": "#8A97A6",
+    "info": "#B4BAC2",
+}
+
+#: The same parts, and severities, in a terminal.
 TERMINAL: Final = {
     "compute": "blue",
     "exposed_comm": "red",
     "exposed_copy": "yellow",
     "idle": "bright_black",
+}
+TERMINAL_SEVERITY: Final = {
+    "critical": "bold red",
+    "high": "yellow",
+    "low": "",
+    "info": "bright_black",
 }
 
 #: How the parts look in a bar of characters, with and without Unicode.

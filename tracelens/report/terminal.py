@@ -12,10 +12,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tracelens.report import tables
+from tracelens.report import causes, tables
 from tracelens.report.grid import Column, grid
 from tracelens.report.palette import ASCII_BLOCKS, BLOCKS, TERMINAL
 from tracelens.report.tables import PARTS, BreakdownRow, SetupRow
+from tracelens.report.terminal_causes import draw_causes
 from tracelens.report.text import clean, digits_for, ms_cell, number, percent, plural, ranges, rate
 from tracelens.report.verdict import verdict
 from tracelens.units import format_bytes, format_count
@@ -74,6 +75,7 @@ def _render(analysis: Analysis, console: Console) -> None:
     ascii_only = console.options.ascii_only
     _print(console, _title(analysis))
     _print(console, _verdict(analysis))
+    _section(console, causes.TITLE, draw_causes(analysis, width))
     _section(console, "Setup", _setup(analysis, width, ascii_only))
     _section(console, "Where each step went (ms)", _breakdown(analysis, width, ascii_only))
     _section(

@@ -1,6 +1,6 @@
-"""The verdict: what ran, where the time goes, what is exposed and what that costs, in sentences.
+"""The verdict: what ran, what slows it most, where the time goes and what is exposed, in sentences.
 
-Every claim is read off the tables of the `Analysis`. No cause is named that was not measured.
+Every claim is read off the tables of the `Analysis`. No cause is named that no detector found.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tracelens.infer.result import STRUCTURAL
+from tracelens.report.causes import first_cause, idle_sentence
 from tracelens.report.hidden import overlap_sentence
-from tracelens.report.tables import PARTS, counted_steps, kernels_per_step, rank_rows, where
-from tracelens.report.text import clean, duration, listing, number, percent, plural, ranges
+from tracelens.report.tables import PARTS, counted_steps, rank_rows, where
+from tracelens.report.text import clean, duration, listing, percent, plural, ranges
 
 if TYPE_CHECKING:
     from tracelens.analysis import Analysis
@@ -36,7 +37,7 @@ _PARALLEL = {
 
 
 def verdict(analysis: Analysis) -> tuple[str, ...]:
-    """The verdict in three to six sentences, the first of which says what ran."""
+    """The verdict in three to seven sentences, the first of which says what ran."""
     if not any(r.kernels.any() for r in analysis.ranks):
         return (
             _what_ran(analysis),
@@ -45,11 +46,12 @@ def verdict(analysis: Analysis) -> tuple[str, ...]:
         )
     sentences = (
         _what_ran(analysis),
+        first_cause(analysis),
         _undecided(analysis),
         _where_time_goes(analysis),
         _exposed(analysis),
         overlap_sentence(analysis),
-        _idle(analysis),
+        idle_sentence(analysis),
     )
     return tuple(s for s in sentences if s)
 
@@ -202,16 +204,3 @@ def _missing_ranks(analysis: Analysis) -> str:
     size, have = analysis.run.world_size, set(analysis.run.ranks)
     absent = sorted(set(range(size or 0)) - have)
     return f"rank{'s' if len(absent) > 1 else ''} {ranges(absent)}" if absent else ""
-
-
-# ----------------------------------------------------------------------------------------- idle
-def _idle(analysis: Analysis) -> str:
-    s = analysis.summary
-    if not s.idle:
-        return ""
-    items = number(round(kernels_per_step(analysis)))
-    return (
-        f"While idle ({percent(s.idle, s.wall)}) the GPU runs no kernel and no copy: the host has "
-        f"not launched the next of the step's {items} pieces of GPU work yet, or that piece has to "
-        "wait for something; which of the two is not measured here."
-    )
