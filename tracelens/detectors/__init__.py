@@ -68,7 +68,7 @@ DETECTORS: tuple[Detector, ...] = (
 
 _LACKS = {
     "host": "host ops were not recorded",
-    "ranks": "waiting needs every rank of each group; not all were read",
+    "ranks": "waiting is not known: every rank of each group has to be read, sends not counted",
     "loader": "no enumerate(DataLoader) range was recorded",
     "comm": "no communication was recorded",
     "exclusive": "another process used the GPU: lengths of collectives cannot be trusted",

@@ -109,8 +109,8 @@ def _amount(context: Context, exposed: PerRank) -> str:
     if context.waits is not None:
         return f"{low} a step of transfer has no compute beside it"
     return (
-        f"at most {low} a step has no compute beside it; waiting for ranks that were not read is "
-        "part of that: record all ranks to tell"
+        f"at most {low} a step has no compute beside it; waiting for other ranks is part of that "
+        "and cannot be told from it here"
     )
 
 
@@ -138,7 +138,7 @@ def gradient_reduction(context: Context) -> Iterator[Charge]:
     stage = context.setup["zero_stage"]
     zero = stage.value in (1, 2) or (stage.value is None and set(stage.candidates) == {1, 2})
     overlap = context.setup.value("overlap_comm")
-    seen = (f"{count:g} reductions a backward pass; {_amount(context, exposed)}",)
+    seen = (f"reductions in a backward pass: {count:g}; {_amount(context, exposed)}",)
     hideable = _sure(context, exposed) * (1 - 1 / GOOD_REDUCTIONS) * (1 - CONTENTION)
     if zero and overlap is True and count > MANY_REDUCTIONS:
         yield from _too_small(context, count)
@@ -158,7 +158,7 @@ def gradient_reduction(context: Context) -> Iterator[Charge]:
         yield charge(
             context,
             "bucket_too_large",
-            f"overlap_comm has little to overlap: {count:g} reductions a backward pass",
+            "overlap_comm has little to overlap: few and large reductions",
             hideable,
             ranks=tuple(v.rank for v in context.views),
             evidence=(*seen, *context.setup["reduce_bucket_size"].evidence),

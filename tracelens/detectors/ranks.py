@@ -10,6 +10,7 @@ from tracelens.detectors.context import Charge, Context, PerRank, charge
 from tracelens.detectors.host_side import lateness
 from tracelens.host import Cause
 from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE, OUTLIER_SHARE, STALLS
+from tracelens.trace import Int64s
 from tracelens.units import format_ns
 
 
@@ -139,16 +140,18 @@ def slow_step_outlier(context: Context) -> Iterator[Charge]:
 
     Cost: its excess over the median step, spread over all steps.
     """
-    walls = np.mean([v.breakdown.wall[v.whole] for v in context.views], axis=0)
-    if len(walls) < 3:
+    rows = _common_steps(context)
+    if len(rows[0]) < 3:
         return
+    pairs = list(zip(context.views, rows, strict=True))
+    walls = np.mean([v.breakdown.wall[r] for v, r in pairs], axis=0)
     at, median = int(walls.argmax()), float(np.median(walls))
     excess = float(walls[at]) - median
     if excess < OUTLIER_SHARE * median:
         return
     parts = ("compute", "exposed_comm", "exposed_copy", "idle")
     grown = {
-        p: float(np.mean([_excess(getattr(v.breakdown, p)[v.whole], at) for v in context.views]))
+        p: float(np.mean([_excess(getattr(v.breakdown, p)[r], at) for v, r in pairs]))
         for p in parts
     }
     pauses = context.per_rank(
@@ -156,7 +159,7 @@ def slow_step_outlier(context: Context) -> Iterator[Charge]:
     ).max() * len(walls)
     if pauses > 0.5 * excess:
         return
-    number = int(context.views[0].steps.number[context.views[0].whole][at])
+    number = int(context.views[0].steps.number[rows[0]][at])
     most = max(grown, key=lambda p: grown[p])
     yield charge(
         context,
@@ -172,6 +175,17 @@ def slow_step_outlier(context: Context) -> Iterator[Charge]:
         remedy="more compute in one step is a longer batch (pad or bucket by length); more idle "
         "time is the host's: evaluation, logging, recompilation, a checkpoint",
     )
+
+
+def _common_steps(context: Context) -> list[Int64s]:
+    """Rows of the whole steps that every rank has, by number; none where numbers repeat."""
+    numbers = [v.steps.number[v.whole] for v in context.views]
+    shared = set.intersection(*(set(n.tolist()) for n in numbers))
+    if any(len(set(n.tolist())) < len(n) for n in numbers):
+        shared = set()
+    return [
+        np.flatnonzero(v.whole & np.isin(v.steps.number, sorted(shared))) for v in context.views
+    ]
 
 
 def _excess(values: PerRank, at: int) -> float:
