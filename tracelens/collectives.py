@@ -155,6 +155,7 @@ def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> Comm
 
     n_in, n_out = recorded(c.in_nelems), recorded(c.out_nelems)
     n_in, n_out, size = _from_spans(trace, work, rows, (n_in, n_out, size))
+    n_in, n_out = _from_bytes(s.bytes[work.row[rows]], work.op[rows], (n_in, n_out, size))
     largest = np.maximum(n_in, n_out)
     launch, host_ns = work.launch[rows], work.launch_ns[rows]
     track = np.where(launch >= 0, s.track[launch], -1).astype(np.int32)
@@ -211,6 +212,24 @@ def _from_spans(
         first = msgspec.json.decode(trace.strings[code])[:1] if code >= 0 else []
         size[np.flatnonzero(has)[types == code]] = normal_dtype(str(*first))[1]
     return n_in, n_out, size
+
+
+def _from_bytes(
+    message: Int64s, op: Int8s, known: tuple[Int64s, Int64s, Int64s]
+) -> tuple[Int64s, Int64s]:
+    """Elements of messages whose bytes alone were recorded (NCCL's own payloads).
+
+    The bytes are those of the larger side: what an all-gather gives, else what goes in.
+    """
+    n_in, n_out, size = known
+    has = (np.maximum(n_in, n_out) < 0) & (message >= 0) & (size > 0)
+    nelems = message // np.maximum(size, 1)
+    gathers = op == Op.ALL_GATHER
+    same = np.isin(op, (Op.ALL_REDUCE, Op.BROADCAST, Op.REDUCE, Op.ALL_TO_ALL))
+    return (
+        np.where(has & ~gathers, nelems, n_in),
+        np.where(has & (gathers | same), nelems, n_out),
+    )
 
 
 def _dtypes(trace: Trace, work: GpuWork, rows: Int64s) -> tuple[Int8s, tuple[str, ...], Int64s]:

@@ -9,6 +9,7 @@ kept as data.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ from tracelens.trace import Bools, Int64s
 _SYNCHRONOUS = frozenset(
     {Op.ALL_GATHER, Op.REDUCE_SCATTER, Op.ALL_REDUCE, Op.ALL_TO_ALL, Op.BROADCAST, Op.REDUCE}
 )
+
+
+#: NCCL's own name of a communicator, the same on all its ranks (c10d's names are a rank's own).
+_COMMUNICATOR = re.compile(r"^[0-9a-f]{16}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +130,8 @@ def _sequences(
                 key = (table.groups[g].name, table.groups[g].ranks, step)
                 found[key][i] = mine[r.step_number[mine] == step]
     out = []
-    for (_, text, _), rows in found.items():
-        group = _group_ranks(text)
+    for (name, text, _), rows in found.items():
+        group = _sharers(ranks, rows) if _COMMUNICATOR.match(name) else _group_ranks(text)
         # (a group of all ranks is cut short in the record when it is large)
         members = tuple(sorted(index[x] for x in group if x in index))
         if len(members) < 2 or len(members) < len(group) or set(members) != set(rows):
@@ -134,6 +139,21 @@ def _sequences(
         if len({len(rows[i]) for i in members}) == 1:
             out.append((members, [rows[i] for i in members]))
     return out
+
+
+def _sharers(ranks: Sequence[RankComm], rows: dict[int, Int64s]) -> tuple[int, ...]:
+    """Ranks that recorded the same communicator, if they are all that it has.
+
+    NCCL's payloads name the communicator by a number of its own and tell its size only where it was
+    made within the recording.
+    """
+    sizes = {
+        ranks[i].table.groups[g].size
+        for i, r in rows.items()
+        for g in np.unique(ranks[i].table.group[r]).tolist()
+    }
+    found = tuple(sorted(ranks[i].rank for i in rows))
+    return found if sizes <= {-1, len(found)} else ()
 
 
 def _group_ranks(text: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tracelens.classify import Op
 from tracelens.links import OPTIMIZER_STEP, GpuWork
+from tracelens.ranges import backward_ranges
 from tracelens.steps import EVALUATE, StepMap, forward_marks, host_calls
 from tracelens.thresholds import SCALAR_NELEMS
 from tracelens.trace import Int8s, Int32s, Int64s, Kind, Trace, _freeze
@@ -64,11 +65,14 @@ class Phases:
 def find_phases(trace: Trace, work: GpuWork, found: StepMap) -> Phases:
     """Phase and micro-step of all GPU work, by the time of its launch.
 
-    Without autograd nodes on the host the phases are unknown, unless host ops show that there is
-    no backward pass at all: then everything is forward.
+    Without autograd nodes on the host the ranges named after the passes tell; without those the
+    phases are unknown, unless host ops show that there is no backward pass at all: then everything
+    is forward.
     """
     marks = forward_marks(trace)
     passes = find_passes(trace, found, marks)
+    if not len(passes):
+        passes = _passes_from_ranges(trace, found)
     n = len(work)
     phase = np.full(n, -1, np.int8)
     micro = np.full(n, -1, np.int32)
@@ -104,15 +108,27 @@ def find_passes(trace: Trace, found: StepMap, marks: Int64s) -> Passes:
         none = np.empty(0, np.int64)
         return Passes(none, none.copy(), none.astype(np.int32), none.copy(), none.copy())
     first = start[head]
-    step = np.searchsorted(found.steps.host_start_ns, first, "right") - 1
-    step = np.where(first < found.steps.host_end_ns[np.maximum(step, 0)], step, -1)
     return Passes(
         start_ns=first,
         end_ns=np.maximum.reduceat(end, head),
-        step=step.astype(np.int32),
+        step=_step_of(found, first),
         nodes=np.diff(np.append(head, len(rows))),
         accumulate=np.add.reduceat(is_accumulate.astype(np.int64), head),
     )
+
+
+def _step_of(found: StepMap, at_ns: Int64s) -> Int32s:
+    """Step row of each instant on the host; -1 outside."""
+    step = np.searchsorted(found.steps.host_start_ns, at_ns, "right") - 1
+    inside = (step >= 0) & (at_ns < found.steps.host_end_ns[np.maximum(step, 0)])
+    return np.where(inside, step, -1).astype(np.int32)
+
+
+def _passes_from_ranges(trace: Trace, found: StepMap) -> Passes:
+    """Backward passes by the ranges that are named so."""
+    start, end = backward_ranges(trace)
+    none = np.zeros(len(start), np.int64)
+    return Passes(start, end, _step_of(found, start), none, none.copy())
 
 
 def _timeline(

@@ -13,6 +13,7 @@ from tracelens.classify import Op, is_compute
 from tracelens.collectives import CommTable
 from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
 from tracelens.phases import Passes, Phase, Phases
+from tracelens.ranges import EPILOGUE, updates
 from tracelens.steps import ACCUMULATE, EVALUATE, StepMap
 from tracelens.trace import Bools, Int64s, Kind, ProcessGroup, Trace
 
@@ -65,6 +66,10 @@ class RankFacts:
     rank, world_size, groups, shapes_recorded : from the file's own description
     has_host_ops : bool
         Whether torch operators were recorded (not only GPU work and runtime calls).
+    has_phases : bool
+        Whether forward and backward passes could be told, by operators or by named ranges.
+    in_epilogue : bool (m,)
+        Rows of `comm` launched while DeepSpeed's engine reduced what its hooks had left.
     names : mapping of host op, annotation and telling frame name to count
     comm : CommTable
     whole : bool (k,)
@@ -99,6 +104,8 @@ class RankFacts:
     groups: tuple[ProcessGroup, ...]
     shapes_recorded: bool
     has_host_ops: bool
+    has_phases: bool
+    in_epilogue: Bools
     names: dict[str, int]
     comm: CommTable
     whole: Bools
@@ -164,11 +171,13 @@ def gather(
         groups=trace.info.groups,
         shapes_recorded=len(trace.shapes) > 0,
         has_host_ops=bool((s.kind == Kind.CPU_OP).any()),
+        has_phases=bool((phases.phase >= 0).any()),
+        in_epilogue=_in_epilogue(trace, work, comm),
         names=_names(trace),
         comm=comm,
         whole=whole,
         passes=phases.passes,
-        updates=_updates(trace, phases.passes),
+        updates=_updates(trace, work, phases.passes),
         compute_stream=_compute_stream(work),
         allocations=_allocations(trace, phases.passes),
         hook_copies=_hook_copies(trace),
@@ -208,12 +217,18 @@ def _names(trace: Trace) -> dict[str, int]:
     return names
 
 
-def _updates(trace: Trace, passes: Passes) -> Int64s:
-    s = trace.slices
+def _updates(trace: Trace, work: GpuWork, passes: Passes) -> Int64s:
     ranges = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
-    behind = np.searchsorted(passes.start_ns, s.ts_ns[ranges])
-    first = np.concatenate(([True], behind[1:] != behind[:-1])) if len(ranges) else ranges > 0
-    return s.ts_ns[ranges[first]]
+    at = trace.slices.ts_ns[ranges] if len(ranges) else updates(trace, work)
+    behind = np.searchsorted(passes.start_ns, at)
+    return at[np.flatnonzero(np.diff(behind, prepend=-1))]
+
+
+def _in_epilogue(trace: Trace, work: GpuWork, comm: CommTable) -> Bools:
+    s, launch = trace.slices, work.launch[comm.work]
+    ranges = trace.rows(Kind.ANNOTATION, trace.names_where([EPILOGUE]))
+    track = np.where(launch >= 0, s.track[launch], -1).astype(np.int32)
+    return np.asarray((launch >= 0) & TrackSpans(s, ranges).contain(track, comm.host_ns))
 
 
 def _compute_stream(work: GpuWork) -> int:

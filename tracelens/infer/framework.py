@@ -191,7 +191,7 @@ def _kernels_only(facts: RankFacts, roles: Roles) -> Inference:
     if (roles.reduction & (c.kind == Op.REDUCE_SCATTER)).any():
         candidates = ("fsdp2", "fsdp1", "deepspeed", "megatron", "pytorch")
         seen = "all_gather and reduce_scatter kernels"
-    elif roles.reduction.any() and roles.gather.any():
+    elif roles.reduction.any() and per_step(facts, roles.gather) >= 0.5:
         candidates = ("deepspeed", "megatron", "pytorch")
         seen = "all_reduce kernels before and all_gather kernels after the optimizer"
     elif roles.reduction.any() or (c.kind == Op.ALL_REDUCE).any():

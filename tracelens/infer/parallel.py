@@ -27,7 +27,7 @@ def _group_sizes(facts: RankFacts, mask: Bools) -> Int64s:
 def infer_tensor(facts: RankFacts, roles: Roles, stage: Inference) -> Inference:
     """Tensor parallelism: one activation size reduced again and again in the forward pass."""
     key = "tensor_parallel_size"
-    if not facts.has_host_ops:
+    if not facts.has_phases:
         text = "GPU work alone does not show which phase a collective serves"
         return Inference(key, None, (), WEAK, (text,))
     c, on = facts.comm, roles.activation

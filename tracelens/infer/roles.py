@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracelens.classify import Op
+from tracelens.collectives import CommTable
 from tracelens.infer.facts import RankFacts
 from tracelens.phases import Phase
 from tracelens.thresholds import SCALAR_NELEMS
@@ -53,9 +54,11 @@ def find_roles(facts: RankFacts) -> Roles:
     gathers = counted & (c.kind == Op.ALL_GATHER)
     exchange = counted & (c.kind == Op.ALL_TO_ALL)
     p2p = counted & (c.kind == Op.P2P)
-    if not facts.has_host_ops:
+    if not facts.has_phases:
         return _by_order(facts, counted, reduces, gathers)
-    scalar = counted & (c.nelems >= 0) & (c.nelems <= SCALAR_NELEMS)
+    scalar = counted & _is_small(c)
+    if not facts.has_host_ops:
+        scalar |= _small_by_type(c, reduces & (c.phase == Phase.STEP), reduces)
     reduces, gathers = reduces & ~scalar, gathers & ~scalar
     activation = reduces & (c.phase == Phase.FORWARD)
     backward = reduces & (c.phase == Phase.BACKWARD)
@@ -85,10 +88,13 @@ def _by_order(facts: RankFacts, counted: Bools, reduces: Bools, gathers: Bools) 
     is_all_reduce = reduces & (c.kind == Op.ALL_REDUCE)
     # an overflow flag is a byte and a ZeRO-3 norm a double: no gradient ever is; a float is a norm
     # where half-precision gradients are reduced, or where gradients are reduce-scattered
+    unsized = is_all_reduce & (c.nelems < 0)
     half = bool(np.isin(dtype[is_all_reduce], ("bf16", "fp16")).any())
     scattered = bool((reduces & (c.kind == Op.REDUCE_SCATTER)).any())
-    scalar = is_all_reduce & np.isin(dtype, ("u8", "fp64"))
-    scalar |= is_all_reduce & (dtype == "fp32") & (half or (scattered and bool(scalar.any())))
+    scalar = unsized & np.isin(dtype, ("u8", "fp64"))
+    scalar |= unsized & (dtype == "fp32") & (half or (scattered and bool(scalar.any())))
+    scalar |= counted & _is_small(c)
+    gathers = gathers & ~scalar
     none = np.zeros(len(c), bool)
     return Roles(
         scalar=scalar,
@@ -101,6 +107,20 @@ def _by_order(facts: RankFacts, counted: Bools, reduces: Bools, gathers: Bools) 
         unresolved=counted & (c.kind == Op.P2P_OR_ALL_TO_ALL),
         by_order=True,
     )
+
+
+def _is_small(c: CommTable) -> Bools:
+    """Messages of a few elements; where their type is unknown, of the bytes that few may have."""
+    few = (c.nelems >= 0) & (c.nelems <= SCALAR_NELEMS)
+    return np.asarray(few | ((c.nelems < 0) & (c.bytes >= 0) & (c.bytes <= 4 * SCALAR_NELEMS)))
+
+
+def _small_by_type(c: CommTable, in_step: Bools, reduces: Bools) -> Bools:
+    """All-reduces of unknown size after the backward pass that carry no gradients by their type."""
+    dtype = np.array([*c.dtypes, ""], object)[c.dtype]
+    earlier = reduces & ~in_step
+    flags = np.isin(dtype, ("u8", "fp64")) | ((dtype == "fp32") & bool(earlier.any()))
+    return np.asarray(in_step & (c.kind == Op.ALL_REDUCE) & (c.nelems < 0) & flags)
 
 
 def nelems_per_step(facts: RankFacts, mask: Bools, column: Int64s) -> float | None:

@@ -163,7 +163,7 @@ def infer_offload_param(facts: RankFacts, roles: Roles, stage: Inference) -> Inf
     if stage.value in (0, 1, 2):
         text = f"only ZeRO-3 can offload parameters, this is stage {stage.value}"
         return Inference(key, "none", ("none",), CERTAIN, (text,))
-    if not facts.has_host_ops:
+    if not facts.has_phases:
         text = "GPU work alone does not show what a copy from the host carries"
         return Inference(key, None, ("none", "cpu", "nvme"), WEAK, (text,))
     copied = facts.copy_bytes.get(("forward", "h2d"), 0.0)

@@ -15,6 +15,7 @@ from tracelens.classify import Op
 from tracelens.infer.facts import RankFacts
 from tracelens.infer.result import CERTAIN, STRUCTURAL, WEAK, Inference
 from tracelens.infer.roles import Roles, nelems_per_step, per_step, sizes_text
+from tracelens.ranges import EPILOGUE, STAGE3_RANGES
 
 _MODULE_HOOKS = ("PreBackwardFunctionForModule", "PreBackwardFunction")
 
@@ -30,6 +31,10 @@ def infer_stage(
     scattered = roles.reduction & (c.kind == Op.REDUCE_SCATTER)
     if hooks:
         text = f"{hooks[0]} ran {facts.names[hooks[0]]} times: the module hooks of ZeRO-3"
+        return Inference("zero_stage", 3, (3,), CERTAIN, (text,))
+    ranges = [n for n in facts.names if n.startswith(STAGE3_RANGES)]
+    if ranges:
+        text = f"ranges that only ZeRO-3 runs: {', '.join(sorted(ranges, key=len)[:3])}"
         return Inference("zero_stage", 3, (3,), CERTAIN, (text,))
     if scattered.any():
         text = f"{per_step(facts, scattered):g} reduce_scatter per step; ZeRO-1 and 2 use none"
@@ -75,7 +80,7 @@ def _stack(facts: RankFacts, text: str) -> bool:
 
 def _one_or_two(facts: RankFacts, roles: Roles, accumulation: int | None) -> Inference:
     """ZeRO-1 or ZeRO-2, by whichever difference this trace shows."""
-    for test in (_by_frames, _by_accumulation, _by_hooks, _by_stream_order):
+    for test in (_by_frames, _by_accumulation, _by_hooks, _by_epilogue, _by_stream_order):
         found = test(facts, roles, accumulation)
         if found:
             stage, confidence, text = found
@@ -163,6 +168,32 @@ def _by_hooks(facts: RankFacts, roles: Roles, accumulation: int | None) -> _Verd
             "backward pass)"
         )
         return 2, CERTAIN, text
+    return None
+
+
+def _by_epilogue(facts: RankFacts, roles: Roles, accumulation: int | None) -> _Verdict:
+    """By the engine's own range: is it there that everything is reduced, or only the rest?
+
+    Hooks reduce a bucket whenever it is full: at stage 2, and at stage 1 with overlap_comm.
+    """
+    c, on = facts.comm, roles.reduction
+    if not facts.in_epilogue.any() or not on.any():
+        return None
+    early = on & ~facts.in_epilogue
+    overlap, _, _ = read_overlap(facts, roles)
+    if early.any() and overlap is False:
+        text = (
+            f"{int(early.sum())} of {int(on.sum())} reductions are launched before {EPILOGUE}, "
+            "although nothing overlaps: ZeRO-2 (ZeRO-1 without overlap reduces all of them there)"
+        )
+        return 2, STRUCTURAL, text
+    several = int(np.bincount(c.step[on]).max()) > len(facts.groups_of(on))
+    if not early.any() and several and overlap is False:
+        text = (
+            f"all {int(on.sum())} reductions are launched inside {EPILOGUE}, after the backward "
+            "pass: ZeRO-1 without overlap (ZeRO-2 reduces full buckets before)"
+        )
+        return 1, STRUCTURAL, text
     return None
 
 
