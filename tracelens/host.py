@@ -118,7 +118,7 @@ def look_at_host(
         Steps that medians are taken over.
     """
     steps = found.steps
-    host, device, late = _idle(work, int(steps.end_ns.max(initial=0)))
+    host, device, late = _idle(work, steps)
     gaps, pauses = _pauses(trace, work, found)
     syncs = _sync_rows(trace, work, steps, backward_end_ns)
     update = _cpu_update(trace, steps, backward_end_ns)
@@ -155,15 +155,19 @@ def look_at_host(
     )
 
 
-def _idle(work: GpuWork, until_ns: int) -> tuple[Spans, Spans, Spans]:
+def _idle(work: GpuWork, steps: Steps) -> tuple[Spans, Spans, Spans]:
     """Idle time up to the launch of the next work, after it, and the stalled part of the latter.
 
-    What follows the last work, up to `until_ns`, is the host's.
+    What follows the last work, up to the end of the last window, is the host's.
     """
     start, end = union(work.start_ns, work.end_ns)
     if not len(start):
-        return (start, end), (start, end), (start, end)
-    gap_start, gap_end = end, np.append(start[1:], max(until_ns, int(end[-1])))
+        nothing = union(start, end)
+        return union(steps.start_ns, steps.end_ns), nothing, nothing
+    # (a step without work of its own may begin before all work)
+    first = min(int(start[0]), int(steps.start_ns.min(initial=int(start[0]))))
+    last = max(int(end[-1]), int(steps.end_ns.max(initial=0)))
+    gap_start, gap_end = np.insert(end, 0, first), np.append(start, last)
     nxt = np.minimum(np.searchsorted(work.start_ns, gap_end, "left"), len(work) - 1)
     launch = np.where(gap_end == work.start_ns[nxt], work.launch_ns[nxt], -1)
     turn = np.clip(np.where(launch >= 0, launch, gap_end), gap_start, gap_end)
@@ -179,7 +183,9 @@ def _tail(idle: Int64s, causes: list[Spans], work: GpuWork, steps: Steps) -> Non
     if not len(steps) or not len(work):
         return
     begin, first = steps.host_start_ns[-1:], steps.start_ns[-1:]
-    tail = int(steps.end_ns[-1] - max(int(work.end_ns.max()), int(steps.host_end_ns[-1])))
+    end = steps.end_ns[-1:]
+    after = np.minimum(np.maximum(work.end_ns.max(), steps.host_end_ns[-1:]), end)
+    tail = int(clip_lengths(causes[Cause.LAUNCH], after, end)[0])
     for cause, spans in zip(Cause, causes, strict=False):
         share = min(int(clip_lengths(spans, begin, first)[0]), tail)
         if cause != Cause.LAUNCH and share > 0:
