@@ -192,6 +192,9 @@ class Shapes:
         return len(self.row)
 
 
+#: Name of GPU work that stands for all kernels of a CUDA graph, where they were not recorded.
+HIDDEN_GRAPH = "CUDA graph (its kernels were not recorded)"
+
 #: Host ops whose operands the analysis reads; all others' shapes are skipped while reading.
 SHAPE_OPS = frozenset(
     {

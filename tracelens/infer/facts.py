@@ -66,6 +66,8 @@ class RankFacts:
     rank, world_size, groups, shapes_recorded : from the file's own description
     has_host_ops : bool
         Whether torch operators were recorded (not only GPU work and runtime calls).
+    source, hidden
+        What recorded it, and how many CUDA graphs stand for the kernels inside them.
     has_phases : bool
         Whether forward and backward passes could be told, by operators or by named ranges.
     in_epilogue : bool (m,)
@@ -103,6 +105,8 @@ class RankFacts:
     world_size: int | None
     groups: tuple[ProcessGroup, ...]
     shapes_recorded: bool
+    source: str
+    hidden: int
     has_host_ops: bool
     has_phases: bool
     in_epilogue: Bools
@@ -172,6 +176,8 @@ def gather(
         shapes_recorded=len(trace.shapes) > 0,
         has_host_ops=bool((s.kind == Kind.CPU_OP).any()),
         has_phases=bool((phases.phase >= 0).any()),
+        source=trace.info.source,
+        hidden=len(trace.rows(Kind.KERNEL, trace.names_where([HIDDEN_GRAPH]))),
         in_epilogue=_in_epilogue(trace, work, comm),
         names=_names(trace),
         comm=comm,

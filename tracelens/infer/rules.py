@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tracelens.infer.blind import temper
 from tracelens.infer.buckets import (
     infer_bucket_size,
     infer_contiguous,
@@ -44,6 +45,7 @@ def infer_setup(ranks: Sequence[RankFacts], world_size: int | None) -> Setup:
     pairs = [(f, find_roles(f)) for f in ranks]
     answers = [infer_rank(f, r) for f, r in pairs]
     merged = {key: reconcile([a[key] for a in answers]) for key in answers[0]}
+    merged = temper(ranks, merged)
     merged["pipeline_parallel_size"] = infer_pipeline(pairs)
     shared = ("tensor_parallel_size", "pipeline_parallel_size", "sequence_parallel_size")
     data = infer_data(pairs, world_size, [merged[k] for k in shared])
