@@ -15,7 +15,7 @@ from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
 from tracelens.phases import Passes, Phase, Phases
 from tracelens.ranges import EPILOGUE, updates
 from tracelens.steps import ACCUMULATE, EVALUATE, StepMap
-from tracelens.trace import Bools, Int64s, Kind, ProcessGroup, Trace
+from tracelens.trace import HIDDEN_GRAPH, Bools, Int64s, Kind, ProcessGroup, Trace
 
 #: Python frames (with_stack) that name a framework; all others are forgotten.
 _TELLING_FRAME = re.compile(r"deepspeed/|nn\.Module: DeepSpeed|megatron/|nn\.Module: FullySharded")
