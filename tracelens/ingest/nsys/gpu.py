@@ -18,7 +18,7 @@ from tracelens.ingest.nsys.ranks import (
     TID_MASK,
     Part,
 )
-from tracelens.trace import Int64s, Kind
+from tracelens.trace import HIDDEN_GRAPH, Int64s, Kind
 
 SYNC = "CUPTI_ACTIVITY_KIND_SYNCHRONIZATION"
 OVERHEAD = "PROFILER_OVERHEAD"
@@ -37,9 +37,6 @@ _SYNCS = {1: "Event Sync", 2: "Stream Wait Event", 3: "Stream Sync", 4: "Context
 
 #: The runtime's binary interface version in a call's name: cudaLaunchKernel_v7000.
 _INTERFACE = re.compile(r"_v\d{3,}$")
-
-#: What stands for all kernels of a graph that was recorded as one piece of work.
-HIDDEN_NAME = "CUDA graph (its kernels were not recorded)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +143,7 @@ def read_graphs(db: Database, part: Part) -> Piece:
     table, dropped = _sound(db.integers(GRAPH, columns, _of(part)))
     return Piece(
         Kind.KERNEL, table["start"], table["end"], np.zeros(len(table["start"]), np.int64),
-        (HIDDEN_NAME,), correlation=table["correlationId"], stream=table["streamId"],
+        (HIDDEN_GRAPH,), correlation=table["correlationId"], stream=table["streamId"],
         dropped=dropped,
     )  # fmt: skip
 

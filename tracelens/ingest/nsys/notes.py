@@ -23,10 +23,10 @@ from collections.abc import Sequence
 
 from tracelens.ingest.nsys.calls import NcclCalls
 from tracelens.ingest.nsys.database import NEWEST_SCHEMA, Database
-from tracelens.ingest.nsys.gpu import HIDDEN_NAME, Piece
+from tracelens.ingest.nsys.gpu import Piece
 from tracelens.ingest.nsys.nvtx import Ranges
 from tracelens.ingest.nsys.ranks import NVTX, RUNTIME, Part
-from tracelens.trace import Kind, Note
+from tracelens.trace import HIDDEN_GRAPH, Kind, Note
 
 #: Warnings worth repeating. Others may quote paths or the program's output.
 _WARNINGS = re.compile(
@@ -61,7 +61,7 @@ def notes_of(
     if db.damaged:
         text = f"The file is cut or damaged within {', '.join(sorted(db.damaged))}."
         notes.append(Note("damaged_table", len(db.damaged), f"{text} What comes before is used."))
-    hidden = [p for p in pieces if p.names == (HIDDEN_NAME,) and len(p)]
+    hidden = [p for p in pieces if p.names == (HIDDEN_GRAPH,) and len(p)]
     if hidden:
         n = sum(map(len, hidden))
         text = (
