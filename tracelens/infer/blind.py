@@ -16,6 +16,12 @@ _BY_KERNELS = (
     "sequence_parallel_size",
 )  # fmt: skip
 
+_BY_STEP = ("gradient_accumulation_steps", "offload_optimizer", "activation_checkpointing")
+_SIZES = (
+    "tensor_parallel_size", "pipeline_parallel_size", "expert_parallel_size",
+    "sequence_parallel_size",
+)  # fmt: skip
+
 
 def temper(ranks: Sequence[RankFacts], answers: Mapping[str, Inference]) -> dict[str, Inference]:
     """The same answers without those that the recording cannot carry.
@@ -32,24 +38,27 @@ def temper(ranks: Sequence[RankFacts], answers: Mapping[str, Inference]) -> dict
             if told[key].confidence < CERTAIN or told[key].value in (1, False):
                 told[key] = _unknown(told[key], text, decide)
     if all(f.source == "nsys" for f in ranks):
-        _short_window(ranks, told)
+        _short_window(told)
     return told
 
 
-def _short_window(ranks: Sequence[RankFacts], told: dict[str, Inference]) -> None:
+def _short_window(told: dict[str, Inference]) -> None:
+    """Take back what only a whole training step can show."""
     mode = told["mode"]
+    if mode.value == "training":
+        return
     if mode.value == "inference":
         text = "a forward pass alone was recorded, which may be a part of a training step"
         told["mode"] = Inference("mode", None, ("inference", "training"), WEAK, (text,))
-        for key in ("gradient_accumulation_steps", "offload_optimizer", "activation_checkpointing"):
-            told[key] = _unknown(told[key], "no training step was recorded")
-    elif mode.value is None:
-        key = "gradient_accumulation_steps"
+    for key in _BY_STEP:
         told[key] = _unknown(told[key], "no training step was recorded")
-    if told["precision"].value == "fp32" and not any(f.kernel_repeats for f in ranks):
+    for key in _SIZES:
+        if told[key].value == 1:
+            told[key] = _unknown(told[key], "no whole step was recorded, nor communication for it")
+    if told["precision"].value == "fp32":
+        text = "only a part of a step was recorded, in which nothing has half precision"
         told["precision"] = replace(
-            _unknown(told["precision"], "no matrix product was recorded"),
-            candidates=("bf16", "fp16", "fp32"),
+            _unknown(told["precision"], text), candidates=("fp32", "bf16", "fp16")
         )
 
 
