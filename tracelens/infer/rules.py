@@ -45,8 +45,8 @@ def infer_setup(ranks: Sequence[RankFacts], world_size: int | None) -> Setup:
     pairs = [(f, find_roles(f)) for f in ranks]
     answers = [infer_rank(f, r) for f, r in pairs]
     merged = {key: reconcile([a[key] for a in answers]) for key in answers[0]}
-    merged = temper(ranks, merged)
     merged["pipeline_parallel_size"] = infer_pipeline(pairs)
+    merged = temper(ranks, merged)
     shared = ("tensor_parallel_size", "pipeline_parallel_size", "sequence_parallel_size")
     data = infer_data(pairs, world_size, [merged[k] for k in shared])
     order = [
