@@ -77,6 +77,8 @@ class Job:
         self.shapes, self.host, self.era = shapes, host, era
         self.now = 10.0
         self.tid = MAIN_TID
+        #: Whether all ranks talk on a clone of the world group, as under DeepSpeed's engine.
+        self.engine_group = False
         self._free: dict[int, float] = {}
         self._id = 1000
         self._seq: list[int] = []
@@ -155,6 +157,7 @@ class Job:
         """A collective with its record, on the host thread of the moment."""
         ranks = tuple(range(self.world)) if ranks is None else ranks
         self._id += 1
+        default = len(ranks) == self.world and not self.engine_group
         recorded: dict[str, Any] = {
             "Collective name": _CALL.get(kind, kind),
             "In msg nelems": nelems,
@@ -163,8 +166,8 @@ class Job:
             "dtype": dtype,
             "In split size": "[]",
             "Out split size": "[]",
-            "Process Group Name": "pg" + "_".join(map(str, ranks)),
-            "Process Group Description": "undefined",
+            "Process Group Name": "0" if default else "pg" + "_".join(map(str, ranks)),
+            "Process Group Description": "default_pg" if default else "undefined",
             "Process Group Ranks": str(list(ranks)),
         }
         if peer is not None:
@@ -358,6 +361,7 @@ class Zero12:
 
 def zero12(job: Job, stage: int, *, overlap: bool, **options: Any) -> Job:
     """Play `Zero12`."""
+    job.engine_group = True
     return Zero12(job, stage, overlap, **options).play()
 
 
@@ -400,6 +404,7 @@ def zero3(  # noqa: PLR0913 - the configuration that is to be inferred
 
 def stage0(job: Job, *, extra: Callable[[], None] | None = None) -> Job:
     """DeepSpeed stage 0: the engine flattens and reduces all gradients after the backward pass."""
+    job.engine_group = True
     for k in range(2):
         with job.step(k):
             job.forward()

@@ -231,7 +231,7 @@ def kernels_alone(*, stage: int) -> Job:
 
 @pytest.mark.parametrize(
     ("stage", "framework", "zero"),
-    [(1, "deepspeed", None), (2, "deepspeed", 2), (3, "deepspeed", 3), (4, None, None),
+    [(1, "deepspeed", None), (2, "deepspeed", None), (3, "deepspeed", 3), (4, None, None),
      (5, None, None)],
 )  # fmt: skip
 def test_kernels_alone(stage: int, framework: str | None, zero: int | None, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_forward_ops_inside_backward_nodes_are_recomputed(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("forward", "backward", "value"), [(2, 2, False), (4, 2, True), (3, 2, None), (2, 0, None)]
+    ("forward", "backward", "value"), [(2, 2, False), (4, 2, None), (3, 2, None), (2, 0, None)]
 )
 def test_checkpointing_by_attention_kernels(
     forward: int, backward: int, value: bool | None, tmp_path: Path

@@ -165,11 +165,6 @@ def test_a_batch_without_arguments_is_what_alone_was_recorded(
     assert linked(built.kernel(SEND_RECV, 100, 5), tmp_path).ops() == [op]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the name of a coalesced batch hides the kernel's own name",
-)
 def test_a_coalesced_all_gather_is_no_send(tmp_path: Path) -> None:
     args = GROUP | {"Collective name": "coalesced"}
     built = TraceBuilder().kernel("ncclDevKernel_AllGather_RING_LL(x)", 10, 5, args=args)

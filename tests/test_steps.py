@@ -114,9 +114,6 @@ def test_a_marked_step_without_gpu_work_is_not_whole(tmp_path: Path) -> None:
     assert windows(found) == [(20, 120), (100, 150)]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a mark's work is not compared with the other marks'"
-)
 def test_the_mark_after_the_last_iteration_is_not_a_whole_step(tmp_path: Path) -> None:
     """step() after each iteration and no schedule: the last mark holds a read of the loss."""
     built = Loop()

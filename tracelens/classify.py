@@ -89,7 +89,7 @@ _COMPUTE_RULES: tuple[tuple[re.Pattern[str], Op], ...] = (
     # multi-tensor kernels also copy, clip and cast)
     (
         re.compile(
-            r"adam|lamb_|adagrad|sgd|lion_|muon|FusedOptimizer|multi_tensor_apply.*PointwiseOp",
+            r"(?<!h)adam|lamb_|adagrad|sgd|lion_|muon|FusedOptimizer|multi_tensor_apply.*PointwiseOp",
             re.I,
         ),
         Op.OPTIMIZER,
@@ -165,11 +165,11 @@ def classify_kernel(name: str) -> Op:
 
 def _classify_comm(name: str) -> Op:
     head = name.replace("(anonymous namespace)", "").split("(", 1)[0]
-    for pattern, op in _COLLECTIVE:
-        if re.search(pattern, head, re.IGNORECASE):
-            return op
     for family, op in _FAMILY_DEFAULTS:
         if family.search(head):
+            return op
+    for pattern, op in _COLLECTIVE:
+        if re.search(pattern, head, re.IGNORECASE):
             return op
     return Op.COMM_OTHER
 

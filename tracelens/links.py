@@ -201,7 +201,10 @@ def _refine(trace: Trace, op: Int8s, launch: Int64s, call: Int64s, span: Int64s)
         for value in np.unique(code[comm & has]).tolist():
             meaning = classify_call(trace.strings[value]) if value >= 0 else None
             if meaning is not None:
-                op[comm & has & (code == value)] = int(meaning)
+                these = comm & has & (code == value)
+                if meaning == Op.P2P:  # "coalesced" wraps any collective: only sends are refined
+                    these &= (op == Op.P2P_OR_ALL_TO_ALL) | (op == Op.COMM_OTHER)
+                op[these] = int(meaning)
     if (op == Op.P2P_OR_ALL_TO_ALL).any():
         # a coalesced batch carries no arguments of its own, but its members were recorded
         calls = [classify_call(trace.strings[i]) for i in np.unique(c.call).tolist() if i >= 0]
@@ -209,7 +212,7 @@ def _refine(trace: Trace, op: Int8s, launch: Int64s, call: Int64s, span: Int64s)
         if len(members) == 1:
             op[op == Op.P2P_OR_ALL_TO_ALL] = members[0]
     # what an optimizer launches is optimizer work, whatever its kernels are called
-    updates = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
+    updates = trace.ranges(trace.names_starting(OPTIMIZER_STEP))
     track = np.where(launch >= 0, s.track[launch], -1).astype(np.int32)
     inside = (launch >= 0) & TrackSpans(s, updates).contain(track, s.ts_ns[launch])
     op[inside & is_compute(op)] = Op.OPTIMIZER

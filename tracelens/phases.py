@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracelens.classify import Op
-from tracelens.links import OPTIMIZER_STEP, GpuWork
+from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
 from tracelens.ranges import backward_ranges
 from tracelens.steps import EVALUATE, StepMap, forward_marks, host_calls
 from tracelens.thresholds import SCALAR_NELEMS
@@ -66,8 +66,8 @@ def find_phases(trace: Trace, work: GpuWork, found: StepMap) -> Phases:
     """Phase and micro-step of all GPU work, by the time of its launch.
 
     Without autograd nodes on the host the ranges named after the passes tell; without those the
-    phases are unknown, unless host ops show that there is no backward pass at all: then everything
-    is forward.
+    phases are unknown, unless host ops show that there is neither a backward pass nor an optimizer:
+    then everything is forward.
     """
     marks = forward_marks(trace)
     passes = find_passes(trace, found, marks)
@@ -78,7 +78,8 @@ def find_phases(trace: Trace, work: GpuWork, found: StepMap) -> Phases:
     micro = np.full(n, -1, np.int32)
     known = (work.launch_ns >= 0) & (found.of_work >= 0)
     if not len(passes):
-        if (trace.slices.kind == Kind.CPU_OP).any():
+        updated = len(trace.ranges(trace.names_starting(OPTIMIZER_STEP)))
+        if (trace.slices.kind == Kind.CPU_OP).any() and not updated:
             phase[known] = Phase.FORWARD
             micro[known] = 0
         return Phases(phase, micro, passes)
@@ -95,7 +96,10 @@ def find_passes(trace: Trace, found: StepMap, marks: Int64s) -> Passes:
     That is a forward op of the main thread or, in a pipeline's cool-down, a send or receive.
     """
     s = trace.slices
-    sends = s.ts_ns[host_calls(trace, Op.P2P)]
+    sends = host_calls(trace, Op.P2P)
+    evaluate = trace.rows(Kind.CPU_OP, trace.names_starting(EVALUATE))
+    # (ring attention sends inside its nodes: that is one pass)
+    sends = s.ts_ns[sends[~TrackSpans(s, evaluate).contain(s.track[sends], s.ts_ns[sends])]]
     marks = np.sort(np.concatenate((marks, sends)))
     rows = trace.rows(Kind.CPU_OP, trace.names_starting(EVALUATE))
     start, end = s.ts_ns[rows], s.end_ns[rows]
@@ -137,7 +141,7 @@ def _timeline(
     """Edges on the host timeline and what begins there: (edge, phase, micro-step)."""
     steps = found.steps
     rows: list[tuple[int, int, int]] = []
-    optimizer = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
+    optimizer = trace.ranges(trace.names_starting(OPTIMIZER_STEP))
     optimizer_ns = trace.slices.ts_ns[optimizer]
     reductions = _gradient_reductions(trace)
     for k in range(len(steps)):

@@ -16,7 +16,7 @@ import numpy as np
 from tracelens.classify import Op, classify_call, is_comm
 from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans, comm_spans, span_nelems
 from tracelens.ranges import engine_steps, user_steps
-from tracelens.thresholds import STEP_WORK_TOLERANCE, WARM_UP_RATIO
+from tracelens.thresholds import STEP_WORK_TOLERANCE, STUB_SHARE, WARM_UP_RATIO
 from tracelens.trace import Bools, Int32s, Int64s, Kind, Note, Trace, _freeze
 
 MARKER = "ProfilerStep#"
@@ -82,9 +82,9 @@ def find_steps(trace: Trace, work: GpuWork) -> StepMap:
     )
     source, edges = next((s, e) for s, m in zip(SOURCES, makers, strict=True) if (e := m()))
     number, start, end = edges
-    of_work = _assign(work, start, end)
+    of_work = _assign(work, start, end) if source != WHOLE else np.zeros(len(work), np.int32)
     complete = _complete(trace, source, np.bincount(of_work[of_work >= 0], minlength=len(start)))
-    window_start, window_end = _windows(work, of_work, start, end)
+    window_start, window_end = _windows(work, of_work, (start, end), source in MARKED)
     steps = Steps(number, start, end, window_start, window_end, complete)
     found = _without_empty_tail(StepMap(steps, of_work, source))
     return _without_warm_up(trace, found)
@@ -93,16 +93,17 @@ def find_steps(trace: Trace, work: GpuWork) -> StepMap:
 Edges = tuple[Int64s, Int64s, Int64s]
 
 #: How steps may be found, best first.
+WHOLE = "whole trace"
 SOURCES = (
     "ProfilerStep", "NVTX ranges", "optimizer ranges", "forward ranges", "optimizer kernels",
-    "whole trace",
+    WHOLE,
 )  # fmt: skip
-_MARKED = ("ProfilerStep", "NVTX ranges")
+MARKED = ("ProfilerStep", "NVTX ranges")
 
 
 def _from_markers(trace: Trace) -> Edges | None:
     s = trace.slices
-    rows = trace.rows(Kind.ANNOTATION, trace.names_starting(MARKER))
+    rows = trace.ranges(trace.names_starting(MARKER))
     if not len(rows):
         return None
     text = (trace.strings[i][len(MARKER) :] for i in s.name[rows])
@@ -139,7 +140,7 @@ def _from_optimizer_ranges(trace: Trace) -> Edges | None:
     mostly the next forward's fetching, and the step ends before it.
     """
     s = trace.slices
-    ranges = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
+    ranges = trace.ranges(trace.names_starting(OPTIMIZER_STEP))
     if not len(ranges):
         return None
     marks = forward_marks(trace)
@@ -148,7 +149,7 @@ def _from_optimizer_ranges(trace: Trace) -> Edges | None:
     last = np.append(ahead[1:] != ahead[:-1], True)
     ends, following = s.end_ns[ranges[last]], ahead[last]
     ends, following = ends[following < len(marks)], following[following < len(marks)]
-    loader = s.ts_ns[trace.rows(Kind.ANNOTATION, trace.names_starting(DATA_LOADER))]
+    loader = s.ts_ns[trace.ranges(trace.names_starting(DATA_LOADER))]
     edge = _first_between(loader, ends, marks[following])
     if len(host_calls(trace, Op.REDUCE_SCATTER)):
         edge = _first_between(s.ts_ns[host_calls(trace, Op.ALL_GATHER)], ends, edge)
@@ -249,8 +250,16 @@ def _assign(work: GpuWork, start: Int64s, end: Int64s) -> Int32s:
     return np.where(inside, step, -1).astype(np.int32)
 
 
-def _windows(work: GpuWork, of_work: Int32s, start: Int64s, end: Int64s) -> tuple[Int64s, Int64s]:
-    """GPU window of each step; the host range where a step has no GPU work."""
+def _windows(
+    work: GpuWork, of_work: Int32s, host: tuple[Int64s, Int64s], marked: bool
+) -> tuple[Int64s, Int64s]:
+    """GPU window of each step; the host range where a step has no GPU work.
+
+    No step follows the last one. Where its end is marked, its successor is taken to reach the GPU
+    as late after that as it did itself after its start, or what precedes the first GPU work would
+    be missing once; elsewhere it ends with its GPU work.
+    """
+    start, end = host
     k = len(start)
     first = np.full(k, np.iinfo(np.int64).max)
     last = np.full(k, -1, np.int64)
@@ -259,9 +268,8 @@ def _windows(work: GpuWork, of_work: Int32s, start: Int64s, end: Int64s) -> tupl
     np.maximum.at(last, of_work[inside], work.end_ns[inside])
     has = last >= 0
     window_start = np.where(has, first, start)
-    # no step follows the last one: its successor is taken to reach the GPU as late after its
-    # host start as it did itself, or what precedes the first GPU work would be missing once
-    window_end = np.maximum(last, end + np.maximum(window_start - start, 0))
+    follow = end + np.maximum(window_start - start, 0)
+    window_end = np.where(has & ~np.bool_(marked), last, np.maximum(last, follow))
     adjacent = np.zeros(k, bool)
     # markers follow each other within the profiler's own bookkeeping; a longer gap is a pause
     # between two recorded windows and belongs to no step
@@ -275,9 +283,13 @@ def _windows(work: GpuWork, of_work: Int32s, start: Int64s, end: Int64s) -> tupl
 def _complete(trace: Trace, source: str, count: Int64s) -> Bools:
     """Which steps are whole: those with GPU work, and, without markers, as much as the others."""
     complete = np.asarray(count > 0)
-    if source in _MARKED and not trace.info.truncated:
-        return complete
-    if source == "whole trace" or not complete.any():
+    if source in MARKED and not trace.info.truncated:
+        # a mark that the profiler closes with is a stub
+        return np.asarray(
+            complete
+            & (count >= STUB_SHARE * np.median(count[complete] if complete.any() else count))
+        )
+    if source == WHOLE or not complete.any():
         return complete
     typical = float(np.median(count[1:-1])) if len(count) > 2 else float(count.max())
     return np.asarray(complete & (np.abs(count - typical) <= STEP_WORK_TOLERANCE * typical))
@@ -286,7 +298,7 @@ def _complete(trace: Trace, source: str, count: Int64s) -> Bools:
 def _without_empty_tail(found: StepMap) -> StepMap:
     """Drop a last segment without GPU work: what follows the last step's end is not a step."""
     s = found.steps
-    if found.source in _MARKED or len(s) < 2 or (found.of_work == len(s) - 1).any():
+    if found.source in MARKED or len(s) < 2 or (found.of_work == len(s) - 1).any():
         return found
     cut = {f: getattr(s, f)[:-1].copy() for f in s.__dataclass_fields__}
     return StepMap(Steps(**cut), found.of_work, found.source)
@@ -303,13 +315,13 @@ def _without_warm_up(trace: Trace, found: StepMap) -> StepMap:
         return found
     outside = int((found.of_work < 0).sum())
     notes: list[Note] = []
-    if found.source in _MARKED and outside:
+    if found.source in MARKED and outside:
         text = (
             f"Steps are the program's NVTX ranges; {outside} of {len(found.of_work)} pieces of GPU "
             "work were launched outside of them (initialisation, warm-up) and are left out."
         )
         notes.append(Note("outside_steps", outside, text))
-    if found.source not in _MARKED and n > 3:
+    if found.source not in MARKED and n > 3:
         wall = s.end_ns - s.start_ns
         usual = float(np.median(wall[n // 2 :][s.complete[n // 2 :]] if s.complete.any() else wall))
         steady = (wall <= WARM_UP_RATIO * usual) & s.complete

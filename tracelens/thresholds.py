@@ -147,8 +147,23 @@ OUTLIER_SHARE: Final = 0.25
 """A step a quarter longer than the median is an outlier: steps of one run repeat within 12 %."""
 
 PREFETCH_SHARE: Final = 0.2
-"""Prefetched parameters travel beside the layer before theirs: 34 to 55 % of the fetching was hidden
-with DeepSpeed's default prefetch on recorded runs, 7 to 14 % without (1.07 B parameters, 4 H200)."""
+"""Prefetched parameters travel beside the layer before theirs: 34 to 55 % of the fetching was
+hidden with DeepSpeed's default prefetch on recorded runs, 7 to 14 % without (4 H200)."""
 
 PREFETCH_DEFAULT: Final = 50_000_000
 """DeepSpeed's default stage3_prefetch_bucket_size, elements (runtime/zero/config.py, 0.19.8)."""
+
+STUB_SHARE: Final = 0.2
+"""A marked step with less than a fifth of the median step's GPU work is a stub that the profiler
+left when it stopped, or a step that was cut."""
+
+MIN_BUCKET_NELEMS: Final = 1_000
+"""A buffer of fewer elements in a gradient hook is no reduction bucket: DeepSpeed's own tests go
+down to some thousands, training runs to hundreds of thousands."""
+
+HOOK_COPY_SHARE: Final = 0.1
+"""Hooks that fill a bucket copy most gradients (all but those larger than the bucket)."""
+
+GATHER_SHARE: Final = 0.5
+"""ZeRO-1 and 2 gather all parameters, as many elements as one pass reduces gradients; logging,
+losses and counts gather a few."""

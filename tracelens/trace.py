@@ -330,6 +330,13 @@ class Trace:
             mask &= hit[self.slices.name]
         return np.flatnonzero(mask)
 
+    def ranges(self, names: Int32s) -> Int64s:
+        """Rows of host ranges of these names, ascending.
+
+        torch before 1.11 recorded ``record_function`` ranges as operators.
+        """
+        return self.rows((Kind.CPU_OP, Kind.ANNOTATION), names)
+
     def to_frame(self) -> pd.DataFrame:
         """All slices as a DataFrame: strings resolved, units in the column names."""
         import pandas as pd

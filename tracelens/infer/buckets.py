@@ -80,8 +80,9 @@ def infer_contiguous(facts: RankFacts, roles: Roles, stage: Inference) -> Infere
     if facts.allocations:
         text = "the flat gradient bucket is allocated in the backward pass"
         return Inference(key, True, (True,), CERTAIN, (text,))
-    in_hooks = bool((roles.reduction & facts.comm.in_hook).any())
-    if facts.shapes_recorded and in_hooks:
+    in_hooks = bool((roles.reduction & facts.comm.in_accumulate).any())
+    # (before 0.18.3 the bucket is allocated outside hooks; a filled one shows by its copies)
+    if facts.shapes_recorded and in_hooks and not facts.hook_copies:
         text = "gradients are reduced inside their hooks and no flat bucket is allocated there"
         return Inference(key, False, (False,), STRUCTURAL, (text,))
     return Inference(key, None, (True, False), WEAK, ("would decide: record_shapes=True",))
@@ -113,7 +114,10 @@ def infer_hpz(facts: RankFacts, roles: Roles, stage: Inference) -> Inference:
     if not len(backward) or not len(forward):
         text = "no parameters are fetched in the backward pass, where the secondary shards are read"
         return Inference(key, None, (), WEAK, (text,))
-    smaller = backward[backward < forward.max()]
-    value = int(smaller.min()) if len(smaller) and smaller.min() > 0 else 1
+    if min(forward.min(), backward.min()) < 0:
+        return Inference(key, None, (), WEAK, ("the groups were not recorded",))
+    # (experts sharded over fewer ranks are so in both passes)
+    smaller = backward[(backward < forward.max()) & ~np.isin(backward, forward)]
+    value = int(smaller.min()) if len(smaller) else 1
     text = f"parameters are fetched from {forward.max()} ranks forward, {backward.min()} backward"
     return Inference(key, value, (value,), STRUCTURAL, (text,))

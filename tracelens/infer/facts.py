@@ -11,10 +11,12 @@ import numpy as np
 
 from tracelens.classify import Op, is_compute
 from tracelens.collectives import CommTable
+from tracelens.infer import kernels
+from tracelens.infer.hooks import Allocation, bucket_allocations, hook_copies
 from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
 from tracelens.phases import Passes, Phase, Phases
 from tracelens.ranges import EPILOGUE, updates
-from tracelens.steps import ACCUMULATE, EVALUATE, StepMap
+from tracelens.steps import EVALUATE, MARKED, StepMap
 from tracelens.trace import HIDDEN_GRAPH, Bools, Int64s, Kind, ProcessGroup, Trace
 
 #: Python frames (with_stack) that name a framework; all others are forgotten.
@@ -35,26 +37,6 @@ FORWARD_ONLY = frozenset(
         "LinearFunctionForZeroStage3",
     }
 )
-
-_ATTENTION_FORWARD = re.compile(r"fprop|flash_fwd|fmha_cutlassF|fwd_kernel|attn_fwd", re.I)
-_ATTENTION_BACKWARD = re.compile(
-    r"bprop|flash_bwd.*(?<!convert)kernel|fmha_cutlassB|bwd_kernel|attn_bwd", re.I
-)
-_SIZE = re.compile(r'^\s*\[\s*"\[(\d+)\]"\s*,\s*"(\d*)"')
-_TYPES = (
-    (re.compile(r"c10::BFloat16|bf16|bfloat16", re.I), "bf16"),
-    (re.compile(r"c10::Half|\b__half\b|fp16", re.I), "fp16"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Allocation:
-    """A flat buffer allocated inside a gradient hook: backward pass, elements, type code, time."""
-
-    backward: int
-    nelems: int
-    dtype: str
-    ts_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +63,11 @@ class RankFacts:
         Start of each optimizer step on the host (ranges of several parameter groups are one).
     compute_stream : int
         Stream with most GEMM and attention time, else most compute; -1 without compute.
-    allocations : flat buffers allocated inside gradient hooks, ascending in time
+    allocations : flat buffers that gradient hooks allocate before they copy, ascending in time
     hook_copies : int
         ``aten::copy_`` calls inside gradient hooks: gradients put into a bucket.
+    marked : bool
+        Whether the recording marks where its steps begin.
     gemm_types : mapping of operand type to number of matrix products (record_shapes)
     products : operand sizes of matrix products as recorded (record_shapes)
     weights : sizes of two-dimensional operands of matrix products, elements
@@ -97,6 +81,11 @@ class RankFacts:
     attention : attention kernels (forward, backward) by name
     kernel_repeats : greatest common divisor of the model kernels' per-step counts; 0 unknown
     kernel_types : mapping of type to ns of compute kernels whose names tell it
+    gemm_names : mapping of type to ns of matrix kernels whose names tell it
+    loss_kernels : launches of a loss's forward kernel, per whole step; 0 unknown
+    launches : whether runtime calls that launch work were recorded
+    forward_copies : copies from the host in the forward pass, per whole step
+    updated_steps : step rows in which an optimizer step begins
     syncs : mapping of synchronising runtime call to count in whole steps
     peers : ranks that this one sends to or receives from
     """
@@ -118,6 +107,7 @@ class RankFacts:
     compute_stream: int
     allocations: tuple[Allocation, ...]
     hook_copies: int
+    marked: bool
     gemm_types: dict[str, int]
     products: frozenset[str]
     weights: frozenset[int]
@@ -130,6 +120,11 @@ class RankFacts:
     attention: tuple[int, int]
     kernel_repeats: int
     kernel_types: dict[str, int]
+    gemm_names: dict[str, int]
+    loss_kernels: float
+    launches: bool
+    forward_copies: float
+    updated_steps: tuple[int, ...]
     syncs: dict[str, int]
     peers: tuple[int, ...]
 
@@ -137,6 +132,11 @@ class RankFacts:
     def n_steps(self) -> int:
         """Number of steps that count."""
         return int(self.whole.sum())
+
+    @property
+    def cycle(self) -> Int64s:
+        """Which optimizer step each backward pass works towards; the last may be open."""
+        return np.searchsorted(self.updates, self.passes.start_ns)
 
     @property
     def n_passes(self) -> float:
@@ -185,8 +185,9 @@ def gather(
         passes=phases.passes,
         updates=_updates(trace, work, phases.passes),
         compute_stream=_compute_stream(work),
-        allocations=_allocations(trace, phases.passes),
-        hook_copies=_hook_copies(trace),
+        allocations=bucket_allocations(trace, phases.passes),
+        hook_copies=hook_copies(trace),
+        marked=found.source in MARKED,
         gemm_types=types,
         products=products,
         weights=weights,
@@ -196,9 +197,17 @@ def gather(
         model_ns=model_ns,
         recomputed=recomputed,
         forwarded=forwarded,
-        attention=_attention(trace, work, counted),
-        kernel_repeats=_repeats(trace, work, found, whole),
-        kernel_types=_kernel_types(trace, work, counted),
+        attention=kernels.attention(trace, work, counted),
+        kernel_repeats=kernels.repeats(trace, work, found, whole),
+        kernel_types=kernels.kernel_types(trace, work, counted),
+        gemm_names=kernels.gemm_names(trace, work, counted),
+        loss_kernels=kernels.loss_kernels(trace, work, counted) / int(whole.sum()),
+        launches=bool((work.launch >= 0).any()),
+        forward_copies=float(
+            (counted & (work.op == Op.COPY_H2D) & (phases.phase == Phase.FORWARD)).sum()
+        )
+        / int(whole.sum()),
+        updated_steps=_updated_steps(trace, work, found, phases),
         syncs=_syncs(trace, found, whole),
         peers=_peers(trace),
     )
@@ -224,7 +233,7 @@ def _names(trace: Trace) -> dict[str, int]:
 
 
 def _updates(trace: Trace, work: GpuWork, passes: Passes) -> Int64s:
-    ranges = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
+    ranges = trace.ranges(trace.names_starting(OPTIMIZER_STEP))
     at = trace.slices.ts_ns[ranges] if len(ranges) else updates(trace, work)
     behind = np.searchsorted(passes.start_ns, at)
     return at[np.flatnonzero(np.diff(behind, prepend=-1))]
@@ -244,35 +253,6 @@ def _compute_stream(work: GpuWork) -> int:
             busy = np.bincount(inverse, weights=(work.end_ns - work.start_ns)[on])
             return int(streams[busy.argmax()])
     return -1
-
-
-def _allocations(trace: Trace, passes: Passes) -> tuple[Allocation, ...]:
-    """One-dimensional ``aten::empty`` calls inside ``torch::autograd::AccumulateGrad``.
-
-    DeepSpeed's setup_buckets allocates the reduction bucket there, at the first hook of a backward
-    (runtime/zero/stage_1_and_2.py, setup_buckets, 0.19.8).
-    """
-    s, shapes = trace.slices, trace.shapes
-    empty = trace.names_where(["aten::empty"])
-    hook = trace.rows(Kind.CPU_OP, trace.names_where([ACCUMULATE]))
-    on = np.flatnonzero(np.isin(s.name[shapes.row], empty) & (shapes.concrete >= 0))
-    row = shapes.row[on]
-    inside = TrackSpans(s, hook).contain(s.track[row], s.ts_ns[row])
-    result = []
-    for k in on[inside].tolist():
-        size = _SIZE.match(trace.strings[shapes.concrete[k]])
-        if size:
-            at = int(s.ts_ns[shapes.row[k]])
-            backward = int(np.searchsorted(passes.start_ns, at, "right")) - 1
-            result.append(Allocation(backward, int(size.group(1)), size.group(2), at))
-    return tuple(result)
-
-
-def _hook_copies(trace: Trace) -> int:
-    s = trace.slices
-    hook = trace.rows(Kind.CPU_OP, trace.names_where([ACCUMULATE]))
-    copies = trace.rows(Kind.CPU_OP, trace.names_where(["aten::copy_"]))
-    return int(TrackSpans(s, hook).contain(s.track[copies], s.ts_ns[copies]).sum())
 
 
 def _operands(trace: Trace) -> tuple[dict[str, int], frozenset[int], frozenset[str]]:
@@ -313,7 +293,7 @@ def _copies(
 def _optimizer_kernels(trace: Trace, work: GpuWork, counted: Bools) -> int:
     """Compute kernels launched inside an optimizer range."""
     s = trace.slices
-    ranges = trace.rows(Kind.ANNOTATION, trace.names_starting(OPTIMIZER_STEP))
+    ranges = trace.ranges(trace.names_starting(OPTIMIZER_STEP))
     on = np.flatnonzero(counted & is_compute(work.op) & (work.launch >= 0))
     track = s.track[work.launch[on]]
     return int(TrackSpans(s, ranges).contain(track, work.launch_ns[on]).sum())
@@ -349,44 +329,11 @@ def _recomputation(trace: Trace) -> tuple[int, int]:
     return inside, len(rows) - inside
 
 
-def _attention(trace: Trace, work: GpuWork, counted: Bools) -> tuple[int, int]:
-    on = counted & (work.op == Op.ATTENTION)
-    names, counts = np.unique(trace.slices.name[work.row[on]], return_counts=True)
-    forward = backward = 0
-    for code, count in zip(names.tolist(), counts.tolist(), strict=True):
-        if _ATTENTION_BACKWARD.search(trace.strings[code]):
-            backward += count
-        elif _ATTENTION_FORWARD.search(trace.strings[code]):
-            forward += count
-    return forward, backward
-
-
-def _repeats(trace: Trace, work: GpuWork, found: StepMap, whole: Bools) -> int:
-    """Greatest common divisor of how often each model kernel runs in a step.
-
-    Accumulating over g micro-steps runs every kernel of the model g times as often, so g divides
-    this number. Only matrix products and attention count: all of theirs belong to the model.
-    """
-    on = np.isin(work.op, (Op.GEMM, Op.ATTENTION)) & (found.of_work >= 0)
-    on &= whole[np.maximum(found.of_work, 0)]
-    pairs = np.stack([found.of_work[on], trace.slices.name[work.row[on]]])
-    _, counts = np.unique(pairs, axis=1, return_counts=True)
-    return int(np.gcd.reduce(counts)) if len(counts) else 0
-
-
-def _kernel_types(trace: Trace, work: GpuWork, counted: Bools) -> dict[str, int]:
-    on = np.flatnonzero(counted & is_compute(work.op) & (work.op != Op.OPTIMIZER))
-    name = trace.slices.name[work.row[on]]
-    length = (work.end_ns - work.start_ns)[on]
-    spent = np.bincount(name, weights=length, minlength=len(trace.strings))
-    types: Counter[str] = Counter()
-    for code in np.flatnonzero(spent).tolist():
-        label = next((t for p, t in _TYPES if p.search(trace.strings[code])), None)
-        if label is None and "float" in trace.strings[code]:
-            label = "fp32"
-        if label:
-            types[label] += int(spent[code])
-    return dict(types)
+def _updated_steps(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> tuple[int, ...]:
+    at = _updates(trace, work, phases.passes)
+    step = np.searchsorted(found.steps.host_start_ns, at, "right") - 1
+    inside = (step >= 0) & (at < found.steps.host_end_ns[np.maximum(step, 0)])
+    return tuple(np.unique(step[inside]).tolist())
 
 
 def _syncs(trace: Trace, found: StepMap, whole: Bools) -> dict[str, int]:

@@ -12,6 +12,7 @@ from tracelens.infer.facts import RankFacts
 from tracelens.infer.result import CERTAIN, STATISTICAL, STRUCTURAL, WEAK, Inference
 from tracelens.infer.roles import Roles, per_step, sizes_text
 from tracelens.phases import Phase
+from tracelens.trace import Bools
 
 #: Ops and ranges that only one framework makes, with where they come from.
 _NAMES: tuple[tuple[str, re.Pattern[str], str], ...] = (
@@ -25,7 +26,10 @@ _NAMES: tuple[tuple[str, re.Pattern[str], str], ...] = (
     ),
     (
         "deepspeed",
-        re.compile(r"deepspeed/|nn\.Module: DeepSpeed|^DeepSpeed(Engine|ZeroOptimizer)"),
+        re.compile(
+            r"deepspeed/(runtime|comm|ops|module_inject|pipe|utils|moe|sequence|inference)/"
+            r"|nn\.Module: DeepSpeed|^DeepSpeed(Engine|ZeroOptimizer)"
+        ),
         "Python frames or ranges of DeepSpeed",
     ),
     ("deepspeed", re.compile(r"^Optimizer\.step#DeepSpeedCPUAdam"), "DeepSpeed's CPU optimizer"),
@@ -65,17 +69,39 @@ Rule = Callable[[RankFacts, Roles], tuple[float, list[str]] | None]
 
 def infer_framework(facts: RankFacts, roles: Roles) -> Inference:
     """Tell the framework of one rank's trace."""
+    named = _by_name(facts)
+    if named and named.value != "megatron":
+        return named
+    # Megatron-DeepSpeed has the layers of one and the engine of the other
+    for rule in (_buckets, _zero_step, _stage0, _pipeline):
+        found = rule(facts, roles)
+        if found:
+            return Inference("framework", "deepspeed", ("deepspeed",), found[0], tuple(found[1]))
+    if named:
+        return named
+    return _plain(facts, roles) if facts.has_host_ops else _kernels_only(facts, roles)
+
+
+def _by_name(facts: RankFacts) -> Inference | None:
     for value, pattern, meaning in _NAMES:
         hits = [n for n in facts.names if pattern.search(n)]
         if hits:
             shown = ", ".join(sorted(hits, key=len)[:3])
             evidence = (f"{meaning}: {shown}",)
             return Inference("framework", value, (value,), CERTAIN, evidence)
-    for rule in (_buckets, _zero_step, _stage0, _pipeline):
-        found = rule(facts, roles)
-        if found:
-            return Inference("framework", "deepspeed", ("deepspeed",), found[0], tuple(found[1]))
-    return _plain(facts, roles) if facts.has_host_ops else _kernels_only(facts, roles)
+    return None
+
+
+def _own_group(facts: RankFacts, mask: Bools) -> bool:
+    """Whether some rows run on a group of all ranks that is not the default one.
+
+    DeepSpeed clones the world group for data parallelism (deepspeed/utils/groups.py); a script that
+    reduces by hand uses the default group.
+    """
+    used = {facts.comm.groups[g] for g in np.unique(facts.comm.group[mask]).tolist() if g >= 0}
+    return bool(used) and all(
+        g.description != "default_pg" and g.size == facts.world_size for g in used
+    )
 
 
 def _buckets(facts: RankFacts, roles: Roles) -> tuple[float, list[str]] | None:
@@ -101,6 +127,7 @@ def _zero_step(facts: RankFacts, roles: Roles) -> tuple[float, list[str]] | None
     norms = roles.scalar & np.isin(dtype, ("fp32", "fp64")) & (c.kind == Op.ALL_REDUCE)
     doubles = norms & (dtype == "fp64")
     scattered = roles.reduction & (c.kind == Op.REDUCE_SCATTER)
+    scattered &= c.in_accumulate | ~c.in_node
     if scattered.any() and doubles.any():
         text = (
             f"{per_step(facts, doubles):g} one-element float64 all_reduce per step beside "
@@ -108,7 +135,10 @@ def _zero_step(facts: RankFacts, roles: Roles) -> tuple[float, list[str]] | None
         )
         return STRUCTURAL, [text]
     reduced = roles.reduction & ~scattered
-    if flags.any() and norms.any() and (reduced.any() or roles.gather.any()):
+    # both scalars belong to the step: after the reduction, before the optimizer
+    if facts.has_phases:
+        flags, norms = flags & (c.phase == Phase.STEP), norms & (c.phase == Phase.STEP)
+    if flags.any() and norms.any() and reduced.any() and roles.gather.any():
         text = (
             f"{per_step(facts, flags):g} one-byte all_reduce (overflow flag) and "
             f"{per_step(facts, norms):g} one-element float32 all_reduce (gradient norm) per step, "
@@ -117,10 +147,11 @@ def _zero_step(facts: RankFacts, roles: Roles) -> tuple[float, list[str]] | None
         )
         return STRUCTURAL, [text]
     unzeroed = facts.has_host_ops and not facts.starting("Optimizer.zero_grad#")
-    if unzeroed and reduced.any() and roles.gather.any():
+    if unzeroed and reduced.any() and roles.gather.any() and _own_group(facts, reduced):
         text = (
-            "gradients are all-reduced before, parameters gathered after the optimizer, and the "
-            "optimizer's zero_grad is never called (DeepSpeed's engine clears gradients itself)"
+            "gradients are all-reduced before, parameters gathered after the optimizer on a group "
+            "of all ranks that is not the default one, and the optimizer's zero_grad is never "
+            "called: DeepSpeed's engine clones the world group and clears gradients itself"
         )
         return STATISTICAL, [text]
     return None
@@ -133,6 +164,8 @@ def _stage0(facts: RankFacts, roles: Roles) -> tuple[float, list[str]] | None:
     if not on.any() or (c.in_node & on).any() or roles.gather.any() or roles.fetch.any():
         return None
     if not facts.has("aten::flatten_dense_tensors") or facts.starting("Optimizer.zero_grad#"):
+        return None
+    if not _own_group(facts, on):
         return None
     text = (
         f"{per_step(facts, on):g} all_reduce of {sizes_text(c.nelems[on])} elements per step after "
@@ -175,6 +208,19 @@ def _plain(facts: RankFacts, roles: Roles) -> Inference:
                 "no framework left a mark; the optimizer's zero_grad is never called, which fits "
                 "DeepSpeed stage 0 on one GPU as well as a loop that sets gradients to None",
                 "would decide: one step recorded with with_stack=True",
+            ),
+        )
+    unknown = busy and bool((facts.comm.nelems < 0).all())
+    if training and busy and (unknown or not zeroed):
+        return Inference(
+            "framework",
+            None,
+            ("pytorch", "deepspeed", "megatron"),
+            WEAK,
+            (
+                "gradients are reduced by no framework that left its name; a script by hand, "
+                "DeepSpeed and others fit",
+                "would decide: one step recorded with with_stack=True, or record_shapes=True",
             ),
         )
     texts = ["torch operators were recorded and none belongs to a known training framework"]

@@ -15,7 +15,7 @@ from tracelens.phases import Phase
 from tracelens.thresholds import ACTIVATION_REPEATS
 from tracelens.trace import Bools, Int64s
 
-_EXPERT = re.compile(r"_?AllToAll$|_?AllToAll(Backward)?$|MoE|dispatch|deep_?ep", re.IGNORECASE)
+_EXPERT = re.compile(r"(^|: )_?AllToAll(Backward)?$|MoE|moe::|deep_?ep|fused_dispatch")
 _SEQUENCE = re.compile(r"_SeqAllToAll|SeqAllToAll|Ulysses", re.IGNORECASE)
 
 
@@ -87,8 +87,7 @@ def infer_expert_and_sequence(facts: RankFacts, roles: Roles) -> tuple[Inference
             text = "SendRecv kernels without their calls may be all-to-all"
             unknown = (None, (), WEAK, (text,))
             return Inference(expert, *unknown), Inference(sequence, *unknown)
-        text = "no all_to_all was recorded"
-        one = (1, (1,), CERTAIN, (text,))
+        one = (1, (1,), STRUCTURAL, ("no all_to_all was recorded",))
         return Inference(expert, *one), Inference(sequence, *one)
     sizes = _group_sizes(facts, roles.exchange)
     n = int(sizes[0]) if len(sizes) == 1 else None

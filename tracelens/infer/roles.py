@@ -14,7 +14,7 @@ from tracelens.classify import Op
 from tracelens.collectives import CommTable
 from tracelens.infer.facts import RankFacts
 from tracelens.phases import Phase
-from tracelens.thresholds import SCALAR_NELEMS
+from tracelens.thresholds import GATHER_SHARE, SCALAR_NELEMS
 from tracelens.trace import Bools, Int64s, _freeze
 
 _REDUCTIONS = (Op.ALL_REDUCE, Op.REDUCE, Op.REDUCE_SCATTER)
@@ -60,22 +60,29 @@ def find_roles(facts: RankFacts) -> Roles:
     if not facts.has_host_ops:
         scalar |= _small_by_type(c, reduces & (c.phase == Phase.STEP), reduces)
     reduces, gathers = reduces & ~scalar, gathers & ~scalar
-    activation = reduces & (c.phase == Phase.FORWARD)
-    backward = reduces & (c.phase == Phase.BACKWARD)
+    floating = _is_floating(c)
+    activation = reduces & (c.phase == Phase.FORWARD) & floating
+    backward = reduces & (c.phase == Phase.BACKWARD) & floating
     # tensor parallelism reduces input gradients inside the nodes that made them; gradients of
     # parameters are reduced where they are accumulated, or after the pass. HSDP's replicas are
     # reduced inside FSDP's own node, but then nothing is reduced in the forward pass.
     inner = backward & c.in_node & ~c.in_accumulate & (c.kind != Op.REDUCE_SCATTER)
     reduction = backward & ~inner if activation.any() else backward
+    gathers = gathers & floating
+    gather = gathers & (c.phase == Phase.STEP)
+    passed = float(c.in_nelems[reduction].sum()) / max(facts.n_passes, 1.0)
+    if reduction.any() and c.out_nelems[gather].sum() < GATHER_SHARE * passed:
+        gather = gather & False
+    ring = bool((p2p & c.in_node).any())  # context parallelism sends inside its nodes
     return Roles(
         scalar=scalar,
         reduction=reduction,
         fetch=gathers & np.isin(c.phase, (Phase.FORWARD, Phase.BACKWARD)),
-        gather=gathers & (c.phase == Phase.STEP),
+        gather=gather,
         activation=activation,
         exchange=exchange,
-        p2p=p2p,
-        unresolved=counted & (c.kind == Op.P2P_OR_ALL_TO_ALL),
+        p2p=p2p & (not ring),
+        unresolved=(counted & (c.kind == Op.P2P_OR_ALL_TO_ALL)) | (p2p & ring),
         by_order=False,
     )
 
@@ -109,9 +116,16 @@ def _by_order(facts: RankFacts, counted: Bools, reduces: Bools, gathers: Bools) 
     )
 
 
+def _is_floating(c: CommTable) -> Bools:
+    """Messages of a floating type, or of one that was not recorded."""
+    dtype = np.array([*c.dtypes, ""], object)[c.dtype]
+    return np.asarray(np.isin(dtype, ("", "bf16", "fp16", "fp32", "fp64", "f8")))
+
+
 def _is_small(c: CommTable) -> Bools:
     """Messages of a few elements; where their type is unknown, of the bytes that few may have."""
-    few = (c.nelems >= 0) & (c.nelems <= SCALAR_NELEMS)
+    # (a gather of one element from each rank of a large job is still small)
+    few = (c.nelems >= 0) & (c.in_nelems <= SCALAR_NELEMS)
     return np.asarray(few | ((c.nelems < 0) & (c.bytes >= 0) & (c.bytes <= 4 * SCALAR_NELEMS)))
 
 

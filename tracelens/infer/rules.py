@@ -79,7 +79,7 @@ def infer_rank(facts: RankFacts, roles: Roles) -> dict[str, Inference]:
         infer_overlap(facts, roles, framework, stage),
         infer_bucket_size(facts, roles, stage),
         accumulation,
-        infer_precision(facts, roles),
+        infer_precision(facts, roles, framework),
         infer_offload_optimizer(facts, mode),
         infer_offload_param(facts, roles, stage),
         infer_checkpointing(facts, mode),

@@ -53,18 +53,18 @@ def infer_accumulation(facts: RankFacts, mode: Inference) -> Inference:
         return Inference(key, None, (), CERTAIN, ("nothing is trained",))
     if len(facts.passes):
         return _by_passes(facts, key)
-    g = facts.kernel_repeats
-    if g == 1:
-        text = "one matrix product or attention kernel runs once a step, so there is one micro-step"
+    once = facts.loss_kernels == 1 and mode.value == "training"
+    if once:
+        text = "the loss's forward kernel runs once a step, so there is one micro-step"
         return Inference(key, 1, (1,), STRUCTURAL, (text,))
-    if g > 1:
-        divisors = tuple(d for d in range(1, g + 1) if g % d == 0)
-        texts = (
-            f"every matrix product and attention kernel runs a multiple of {g} times a step",
-            "would decide: host ops (ProfilerActivity.CPU)",
-        )
-        return Inference(key, None, divisors, WEAK, texts)
-    return Inference(key, None, (), WEAK, ("no matrix product or attention kernel was recorded",))
+    g = facts.kernel_repeats
+    divisors = tuple(d for d in range(1, g + 1) if g % d == 0)
+    texts = (
+        f"every matrix product and attention kernel runs a multiple of {g} times a step; inputs of "
+        "varying lengths would hide more",
+        "would decide: host ops (ProfilerActivity.CPU)",
+    )
+    return Inference(key, None, divisors, WEAK, texts)
 
 
 def _by_passes(facts: RankFacts, key: str) -> Inference:
@@ -73,15 +73,14 @@ def _by_passes(facts: RankFacts, key: str) -> Inference:
     if not len(facts.updates):
         text = f"{len(passes)} backward passes and no optimizer step: the window is too short"
         return Inference(key, None, (), WEAK, (text,), low=len(passes))
-    before = np.searchsorted(passes.start_ns, facts.updates)
-    counts = np.diff(before).tolist()
-    marked = int((passes.step >= 0).sum()) == len(passes) and len(facts.whole) > 0
-    if marked or not counts:
-        counts = [int(before[0]), *counts]  # the window starts with a step, not in the middle
-    counts = [n for n in counts if n > 0]
-    usual, times = Counter(counts).most_common(1)[0] if counts else (0, 0)
+    counts = _passes_per_update(facts)
+    if not counts:
+        low = int(np.bincount(facts.cycle).max())
+        text = f"the window holds no whole accumulation, but {low} backward passes towards one step"
+        return Inference(key, None, (), WEAK, (text,), low=low)
+    usual, times = Counter(counts).most_common(1)[0]
     inside = passes.accumulate[passes.accumulate > 0]
-    if not counts or times * 2 <= len(counts):
+    if times * 2 <= len(counts):
         text = f"backward passes between optimizer steps vary: {sorted(set(counts))}"
         return Inference(key, None, tuple(sorted(set(counts))), WEAK, (text,))
     spread = inside.max() - inside.min() if len(inside) else 0
@@ -96,7 +95,24 @@ def _by_passes(facts: RankFacts, key: str) -> Inference:
     return Inference(key, usual, (usual,), CERTAIN if times == len(counts) else STRUCTURAL, (text,))
 
 
-def infer_precision(facts: RankFacts, roles: Roles) -> Inference:
+def _passes_per_update(facts: RankFacts) -> list[int]:
+    """Backward passes of each optimizer step that the window holds whole.
+
+    The first is whole only if every mark holds an update, so that the window begins with one; a
+    loop that marks each micro-step may begin anywhere. Passes that accumulate nothing while others
+    do (``autograd.grad`` in a forward pass) are no micro-steps.
+    """
+    passes, cycle = facts.passes, facts.cycle
+    trained = passes.accumulate > 0
+    counted = trained if trained.any() else ~trained
+    per_cycle = np.bincount(cycle[counted], minlength=len(facts.updates) + 1)
+    marks = np.unique(passes.step[counted & (passes.step >= 0)])
+    whole = facts.marked and bool(np.isin(marks, facts.updated_steps).all())
+    closed = per_cycle[(0 if whole else 1) : len(facts.updates)]
+    return [int(n) for n in closed if n > 0]
+
+
+def infer_precision(facts: RankFacts, roles: Roles, framework: Inference) -> Inference:
     """Type of the matrix products: what the model computes in."""
     key = "precision"
     known = {t: n for t, n in facts.gemm_types.items() if t in _PRECISION}
@@ -107,22 +123,25 @@ def infer_precision(facts: RankFacts, roles: Roles) -> Inference:
         if share > 0.5:
             value = _PRECISION[top]
             return Inference(key, value, (value,), CERTAIN if share > 0.8 else STATISTICAL, (text,))
+    named = {t: ns for t, ns in facts.gemm_names.items() if ns}
+    if named:
+        value = max(named, key=lambda t: named[t])
+        if named[value] > 0.5 * sum(named.values()):
+            text = f"names of matrix kernels say {value}"
+            return Inference(key, value, (value,), STRUCTURAL, (text,))
     c = facts.comm
     dtype = np.array([*c.dtypes, ""], object)[c.dtype[roles.reduction]]
-    reduced = Counter(str(d) for d in dtype if d in ("bf16", "fp16", "fp32"))
-    if reduced:
-        value = reduced.most_common(1)[0][0]
+    reduced = {str(d) for d in dtype} & {"bf16", "fp16"}
+    # (a compressing hook changes the type of DDP's messages, not of its model)
+    if len(reduced) == 1 and framework.value == "deepspeed":
+        value = reduced.pop()
         text = f"gradients are reduced in {value}"
-        if value != "fp32":
-            return Inference(key, value, (value,), STRUCTURAL, (text,))
+        return Inference(key, value, (value,), STRUCTURAL, (text,))
     by_name = {t: ns for t, ns in facts.kernel_types.items() if t in ("bf16", "fp16")}
-    if len(by_name) == 1 or (by_name and max(by_name.values()) > 10 * min(by_name.values())):
+    if by_name and max(by_name.values()) > 10 * (sum(by_name.values()) - max(by_name.values())):
         value = max(by_name, key=lambda t: by_name[t])
-        text = f"kernels for {value} take most of the time of those whose names tell a type"
+        text = f"kernels for {value} take most of the time of those whose names tell a half type"
         return Inference(key, value, (value,), STATISTICAL, (text,))
-    if facts.kernel_types and not by_name:
-        text = "no kernel name shows a half-precision type, elementwise kernels are for float"
-        return Inference(key, "fp32", ("fp32",), STATISTICAL, (text,))
     text = "neither operand types nor kernel names tell; would decide: record_shapes=True"
     return Inference(key, None, ("bf16", "fp16", "fp32"), WEAK, (text,))
 
@@ -143,7 +162,8 @@ def infer_offload_optimizer(facts: RankFacts, mode: Inference) -> Inference:
     if facts.optimizer_kernels > 0:
         text = f"{facts.optimizer_kernels:g} kernels a step run inside the optimizer's range"
         return Inference(key, "none", ("none",), CERTAIN, (text,))
-    if facts.starting(OPTIMIZER_STEP) and back > 0:
+    moved = OFFLOAD_SHARE * 2.0 * sum(facts.weights) / max(facts.world_size or 1, 1)
+    if facts.starting(OPTIMIZER_STEP) and facts.launches and back >= (moved or SMALL_INPUT_BYTES):
         text = (
             "the optimizer's range launches no kernel, and "
             f"{back / 1e6:,.0f} MB a step are copied to the host"
@@ -174,12 +194,13 @@ def infer_offload_param(facts: RankFacts, roles: Roles, stage: Inference) -> Inf
     if not sharded or shard == 0:
         # nothing gathers parameters here: compare with the weights that the products read
         shard = float(sum(facts.weights)) * 2
-    if shard > 0 and copied >= OFFLOAD_SHARE * shard:
+    fetches = max(int(on.sum()) // facts.n_steps // 2, 2)
+    if shard > 0 and copied >= OFFLOAD_SHARE * shard and facts.forward_copies >= fetches:
         text = f"{copied / 1e6:,.0f} MB a step copied from the host in the forward pass"
         value = "cpu" if sharded else None
         return Inference(key, value, ("cpu", "nvme", "none"), STRUCTURAL, (text,))
     text = f"{copied / 1e6:,.1f} MB a step copied from the host in the forward pass"
-    if shard == 0 and copied > SMALL_INPUT_BYTES:
+    if copied > SMALL_INPUT_BYTES:
         return Inference(key, None, ("none", "cpu", "nvme"), WEAK, (text,))
     return Inference(key, "none", ("none",), STRUCTURAL, (f"{text}: inputs only",))
 
@@ -193,7 +214,8 @@ def infer_checkpointing(facts: RankFacts, mode: Inference) -> Inference:
     key = "activation_checkpointing"
     if mode.value == "inference":
         return Inference(key, None, (), CERTAIN, ("no backward pass",))
-    if facts.forwarded and len(facts.passes):
+    compiled = any("CompiledFunction" in n or "Torch-Compiled" in n for n in facts.names)
+    if facts.forwarded and len(facts.passes) and not compiled:
         share = facts.recomputed / facts.forwarded
         text = (
             f"{facts.recomputed:,} forward-only ops (linear, attention, norms ...) ran inside "
@@ -202,7 +224,8 @@ def infer_checkpointing(facts: RankFacts, mode: Inference) -> Inference:
         value = share >= RECOMPUTE_SHARE
         return Inference(key, value, (value,), CERTAIN, (text,))
     forward, backward = facts.attention
-    if backward and forward % backward == 0 and forward // backward in (1, 2):
+    # (GPU work alone may hold a second model's forward pass)
+    if (backward and forward == backward) or (forward == 2 * backward > 0 and facts.has_host_ops):
         value = forward == 2 * backward
         text = f"{forward} forward and {backward} backward attention kernels"
         return Inference(key, value, (value,), STRUCTURAL if value else STATISTICAL, (text,))

@@ -16,6 +16,7 @@ from tracelens.infer.facts import RankFacts
 from tracelens.infer.result import CERTAIN, STRUCTURAL, WEAK, Inference
 from tracelens.infer.roles import Roles, nelems_per_step, per_step, sizes_text
 from tracelens.ranges import EPILOGUE, STAGE3_RANGES
+from tracelens.thresholds import HOOK_COPY_SHARE
 
 _MODULE_HOOKS = ("PreBackwardFunctionForModule", "PreBackwardFunction")
 
@@ -29,6 +30,8 @@ def infer_stage(
     c = facts.comm
     hooks = [n for n in _MODULE_HOOKS if facts.has(n)]
     scattered = roles.reduction & (c.kind == Op.REDUCE_SCATTER)
+    # a loss that gathers with gradients scatters inside a node of its own
+    scattered &= c.in_accumulate | ~c.in_node
     if hooks:
         text = f"{hooks[0]} ran {facts.names[hooks[0]]} times: the module hooks of ZeRO-3"
         return Inference("zero_stage", 3, (3,), CERTAIN, (text,))
@@ -42,9 +45,9 @@ def infer_stage(
     if _stack(facts, "stage3.py"):
         text = "Python frames of deepspeed/runtime/zero/stage3.py"
         return Inference("zero_stage", 3, (3,), CERTAIN, (text,))
-    if facts.allocations or roles.gather.any():
+    if facts.allocations or roles.gather.any() or _stack(facts, "stage_1_and_2.py"):
         return _one_or_two(facts, roles, accumulation)
-    if roles.reduction.any():
+    if roles.reduction.any() and len(facts.updates):
         text = (
             f"{per_step(facts, roles.reduction):g} all_reduce of gradients per step "
             f"({sizes_text(c.nelems[roles.reduction])} elements) and no parameters gathered after "
@@ -68,19 +71,19 @@ def _no_reduction(facts: RankFacts) -> Inference:
         return Inference("zero_stage", None, (), STRUCTURAL, (text,))
     texts = (
         "no gradient reduction between data-parallel ranks was recorded (one replica, or a window "
-        "without a whole step), so stages 0 to 2 cannot be told apart",
+        "without an optimizer step), so stages 0 to 2 cannot be told apart",
         "would decide: a run with at least two data-parallel ranks and one whole step",
     )
     return Inference("zero_stage", None, (0, 1, 2), WEAK, texts)
 
 
 def _stack(facts: RankFacts, text: str) -> bool:
-    return any(text in n for n in facts.names if "deepspeed/" in n)
+    return any(text in n for n in facts.names if "deepspeed/runtime/" in n)
 
 
 def _one_or_two(facts: RankFacts, roles: Roles, accumulation: int | None) -> Inference:
     """ZeRO-1 or ZeRO-2, by whichever difference this trace shows."""
-    for test in (_by_frames, _by_accumulation, _by_hooks, _by_epilogue, _by_stream_order):
+    for test in (_by_frames, _by_accumulation, _by_hooks, _by_epilogue):
         found = test(facts, roles, accumulation)
         if found:
             stage, confidence, text = found
@@ -114,8 +117,17 @@ def _by_accumulation(facts: RankFacts, roles: Roles, accumulation: int | None) -
     if accumulation is None or accumulation < 2:
         return None
     c = facts.comm
-    last = {s: int(c.micro[c.step == s].max(initial=-1)) for s in np.unique(c.step).tolist()}
-    early = roles.reduction & (c.micro < np.array([last[s] for s in c.step.tolist()], np.int64))
+    on = roles.reduction & (c.kind != Op.REDUCE_SCATTER)
+    cycle = facts.cycle
+    closed = cycle < len(facts.updates)
+    last = np.append(cycle[1:] != cycle[:-1], True) if len(cycle) else closed
+    row_pass = np.searchsorted(facts.passes.start_ns, c.host_ns, "right") - 1
+    known = on & (row_pass >= 0) & (c.host_ns >= 0)
+    known[known] = closed[row_pass[known]]
+    early = known.copy()
+    early[known] = ~last[row_pass[known]]
+    if not (closed & ~last).any():
+        return None
     sizes = nelems_per_step(facts, roles.reduction, c.in_nelems)
     gathered = nelems_per_step(facts, roles.gather, c.out_nelems)
     ratio = (
@@ -125,12 +137,12 @@ def _by_accumulation(facts: RankFacts, roles: Roles, accumulation: int | None) -
     )
     if early.any():
         text = (
-            f"gradients are reduced in {len(np.unique(c.micro[roles.reduction]))} of "
-            f"{accumulation} micro-steps ({per_step(facts, roles.reduction):g} reductions per "
-            f"step{ratio}): ZeRO-2 reduces every micro-step, ZeRO-1 only the last"
+            f"gradients are reduced in {len(np.unique(row_pass[known]))} of {int(closed.sum())} "
+            f"backward passes, {accumulation} of which make a step{ratio}: ZeRO-2 reduces every "
+            "micro-step, ZeRO-1 only the last"
         )
         return 2, CERTAIN, text
-    if roles.reduction.any():
+    if known.any():
         text = (
             f"gradients are reduced in the last of {accumulation} micro-steps only"
             f"{ratio}: ZeRO-1 does, ZeRO-2 reduces in every one"
@@ -149,7 +161,9 @@ def _by_hooks(facts: RankFacts, roles: Roles, accumulation: int | None) -> _Verd
     if not facts.has_host_ops:
         return None
     c, on = facts.comm, roles.reduction
-    if not facts.hook_copies and not (on & c.in_hook).any():
+    gradients = int(facts.passes.accumulate.sum())
+    filled = facts.hook_copies > HOOK_COPY_SHARE * gradients
+    if not filled and not (on & c.in_accumulate).any():
         # with contiguous_gradients off ZeRO-2 copies nothing either, but it still reduces every
         # full bucket inside a hook: only its last one comes after the backward pass
         several = on.any() and int(np.bincount(c.step[on]).max()) > len(facts.groups_of(on))
@@ -195,21 +209,6 @@ def _by_epilogue(facts: RankFacts, roles: Roles, accumulation: int | None) -> _V
         )
         return 1, STRUCTURAL, text
     return None
-
-
-def _by_stream_order(facts: RankFacts, roles: Roles, accumulation: int | None) -> _Verdict:
-    """GPU work alone, reductions on the compute stream: in between the backward, or all after?"""
-    c, on = facts.comm, roles.reduction
-    if facts.has_host_ops or not on.any() or (c.stream[on] != facts.compute_stream).any():
-        return None
-    before = c.start_ns[on] < facts.model_ns[c.step[on]]
-    if before.any():
-        text = (
-            f"{int(before.sum())} of {int(on.sum())} reductions on the compute stream run between "
-            "matrix products of the backward: ZeRO-2 without overlap (ZeRO-1 reduces after it)"
-        )
-        return 2, STRUCTURAL, text
-    return None  # one bucket that holds the whole model is reduced last at either stage
 
 
 def bucket_heads(facts: RankFacts) -> dict[int, tuple[int, int]]:

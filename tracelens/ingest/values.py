@@ -22,8 +22,8 @@ _UINT32_NONE = 2**32 - 1
 
 _PLAIN = b"0123456789.,-"
 _DOT, _COMMA = 46, 44
-#: Digits that always fit int64.
-_SAFE_DIGITS = 18
+#: Digits of the largest int64.
+_INT64_DIGITS = 19
 
 
 def times_ns(texts: Sequence[Raw]) -> tuple[Int64s, Bools]:
@@ -52,12 +52,15 @@ def _alike_ns(joined: bytes, n: int) -> Int64s | None:
     ends = np.append(np.flatnonzero(chars == _COMMA), len(chars))
     dots = np.flatnonzero(chars == _DOT)
     longest = int(np.diff(ends, prepend=-1).max()) - 1
-    if len(ends) != n or longest > _SAFE_DIGITS + 1:
+    if len(ends) != n or longest > _INT64_DIGITS + 1:
         return None
+    # what does not fit int64 comes back as its largest value, which is beyond the limits below
     if len(dots) == n and bool((ends - dots == 4).all()):  # Kineto's own form: 12.345
-        return np.fromstring(joined.replace(b".", b""), np.int64, sep=",")
-    if not len(dots) and longest <= _SAFE_DIGITS - 3:
-        return np.fromstring(joined, np.int64, sep=",") * NS_PER_US
+        ns = np.fromstring(joined.replace(b".", b""), np.int64, sep=",")
+        return ns if int(np.abs(ns).max()) < MAX_NS else None
+    if not len(dots) and longest <= _INT64_DIGITS:
+        whole = np.fromstring(joined, np.int64, sep=",")
+        return whole * NS_PER_US if int(np.abs(whole).max()) < MAX_NS // NS_PER_US else None
     us = np.fromstring(joined, np.float64, sep=",")
     if len(us) == n and float(np.abs(us).max()) < EXACT_FLOAT_US:
         return us_float_to_ns(us)
