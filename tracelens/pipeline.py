@@ -58,7 +58,31 @@ def read_run(
         before += f.bytes
     if not done:
         raise InputError("no rank of the run could be read", hint="\n".join(n.text for n in notes))
-    return _assemble(plan, tuple(done), notes)
+    plan, read = _renumber(plan, tuple(done))
+    return _assemble(plan, read, notes)
+
+
+def _renumber(
+    plan: RunPlan, ranks: tuple[RankAnalysis, ...]
+) -> tuple[RunPlan, tuple[RankAnalysis, ...]]:
+    """Take the ranks that the files told once they were read whole.
+
+    Older traces write theirs behind the events, where a look at a packed file's beginning does not
+    find it.
+    """
+    told = {r.rank: r.info.rank for r in ranks if r.info.rank is not None}
+    known = list(told.values())
+    if len(known) < len(ranks) or len(set(known)) < len(known) or known == list(told):
+        return plan, ranks
+    files = [
+        replace(f, rank=told[f.rank], rank_source="distributedInfo") if f.rank in told else f
+        for f in plan.files
+    ]
+    renamed = [replace(r, rank=told[r.rank]) for r in ranks]
+    return (
+        replace(plan, files=tuple(sorted(files, key=lambda f: f.rank))),
+        tuple(sorted(renamed, key=lambda r: r.rank)),
+    )
 
 
 def _read_rank(file: RankFile, tick: Callable[[int, int], None] | None) -> RankAnalysis:

@@ -63,6 +63,10 @@ def infer_pipeline(ranks: Sequence[tuple[RankFacts, Roles]]) -> Inference:
             return Inference(key, 1, (1,), STRUCTURAL, ("no communication was recorded",))
         return Inference(key, 1, (1,), CERTAIN, ("nothing is sent from one rank to another",))
     sizes = {n for f, _ in talking if (n := _smallest_group(f)) is not None}
+    reduced, world = _reducing(ranks) or 1, max((f.world_size or 0 for f, _ in ranks), default=0)
+    if len(sizes) == 1 and world and max(sizes) * reduced > world:
+        text = f"stages over a group of {max(sizes)}, gradients over {reduced} of {world} ranks"
+        return Inference(key, None, (), WEAK, (text,))
     if len(sizes) == 1:
         n = sizes.pop()
         total = sum(int(r.p2p.sum()) for _, r in talking)
