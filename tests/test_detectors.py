@@ -11,6 +11,7 @@ so a step takes max(host + compute) + reduce, and a rank that is ready earlier w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,8 @@ import pytest
 from builder import BACKWARD_TID, TraceBuilder
 
 import tracelens
-from tracelens.detectors import DETECTORS, Context, run_all
+from tracelens import thresholds
+from tracelens.detectors import DETECTORS, Context, Detector, run_all
 from tracelens.findings import Finding
 from tracelens.infer.result import Inference, Setup
 from tracelens.pipeline import _context
@@ -681,6 +683,43 @@ def test_kernels_only_recordings_say_what_they_cannot_tell(tmp_path: Path) -> No
         "not_applicable",
         "no communication was recorded",
     )
+
+
+def sections() -> dict[tuple[str, ...], str]:
+    """The documentation of the detectors: ids of a heading, and its text in one line."""
+    page = (Path(__file__).parent.parent / "docs" / "diagnosis.md").read_text(encoding="utf-8")
+    body = page.split("\n## The detectors\n")[1].split("\n## ")[0]
+    parts = [part.split("\n", 1) for part in body.split("\n### ")[1:]]
+    return {tuple(re.findall(r"`(\w+)`", head)): " ".join(text.split()) for head, text in parts}
+
+
+def test_the_docs_have_every_detector_in_its_order() -> None:
+    assert list(sections()) == [d.ids for d in DETECTORS]
+
+
+#: How the documentation writes what a detector needs.
+NEEDS = {
+    "host": "host ops",
+    "ranks": "waiting known",
+    "loader": "`enumerate(DataLoader)` ranges",
+    "comm": "communication",
+    "link": "a GPU whose link is known",
+    "exclusive": "not shared",
+}
+
+
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: d.ids[0])
+def test_the_docs_ask_what_the_code_asks(detector: Detector) -> None:
+    """Question and needs are the code's; every threshold named is there."""
+    text = sections()[detector.ids]
+    question = " ".join((detector.run.__doc__ or "").split()).split("?")[0] + "?"
+    assert text.startswith(question)
+    said = re.search(r"Needs? ([^.]+)\.", text)
+    assert bool(said) == bool(detector.needs)
+    for need in detector.needs:
+        assert said
+        assert NEEDS[need] in said.group(1)
+    assert not [n for n in re.findall(r"`([A-Z]+_[A-Z_]+)`", text) if not hasattr(thresholds, n)]
 
 
 def test_every_id_is_tested_here() -> None:
