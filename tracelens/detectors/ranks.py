@@ -74,9 +74,14 @@ def uneven_work(context: Context) -> Iterator[Charge]:
     """Has one rank more or other GPU work than the rest?
 
     Cost: the extra kernel time, unless that rank's GPU idles for its host anyway, or another rank
-    is later: then it is hidden and costs nothing.
+    is later: then it is hidden and costs nothing. Kernels that run at once on several streams
+    slow each other: both together cost no more than the time in which any of them runs.
     """
     more, slower = work_differences(context)
+    compute = context.per_rank([v.breakdown.compute for v in context.views])
+    room = np.maximum(compute - np.median(compute), 0.0)
+    more = np.minimum(more, room)
+    slower = np.minimum(slower, room - np.maximum(more, 0.0))
     yield from _uneven(context, "uneven_work", more, "more kernels, other kernels or other sizes")
     yield from _uneven(context, "straggler_compute", slower, "the same kernels, slower")
 
