@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -69,9 +69,7 @@ class Database:
         self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         self.damaged: set[str] = set()
         try:
-            self._contents = {
-                name: (root, columns) for name, root, columns in self._table_of_contents()
-            }
+            self._contents = self._look()
         except sqlite3.DatabaseError as e:
             self._connection.close()
             kind = UnsupportedFormat if "not a database" in str(e) else CorruptTrace
@@ -94,19 +92,27 @@ class Database:
     ) -> None:
         self._connection.close()
 
-    def _table_of_contents(self) -> list[tuple[str, int, tuple[str, ...]]]:
-        """(name, root page, columns) of the tables; the newest of ``NAME``, ``NAME_V2`` ..."""
+    def _look(self) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """Root page and columns of each table that this reader may look at."""
+        try:
+            return self._table_of_contents()
+        except sqlite3.DatabaseError as e:
+            if "malformed" not in str(e):
+                raise
+        # SQLite turns away a file that is shorter than it says, unless the schema is writable
+        # (btree.c, lockBtree); the connection is read-only all the same
+        self._connection.execute("PRAGMA writable_schema = ON")
+        self.damaged.add("the whole")
+        return self._table_of_contents()
+
+    def _table_of_contents(self) -> dict[str, tuple[int, tuple[str, ...]]]:
         sql = "SELECT name, rootpage FROM sqlite_master WHERE type = 'table' ORDER BY name"
-        found = []
+        found = {}
         for name, root in self._connection.execute(sql).fetchall():
-            if (
-                name != _STRINGS
-                and not _TELLING.match(re.sub(r"_V\d+$", "", name))
-                and (name not in _OTHERS)
-            ):
-                continue
-            columns = self._connection.execute(f'PRAGMA table_info("{name}")').fetchall()
-            found.append((name, root, tuple(c[1] for c in columns)))
+            plain = re.sub(r"_V\d+$", "", name)
+            if name == _STRINGS or name in _OTHERS or _TELLING.match(plain):
+                columns = self._connection.execute(f'PRAGMA table_info("{name}")').fetchall()
+                found[name] = (root, tuple(str(c[1]) for c in columns))
         return found
 
     def _resolve(self, table: str) -> str:
@@ -147,7 +153,7 @@ class Database:
             return {c: np.empty(0, np.int64) for c in wanted}
         try:
             with Pages(self.path) as pages:
-                found = pages.scan(root, len(there), have, where, tick)
+                found = pages.scan(root, have, where, tick)
         except NotPlain:
             found = self._ask(name, tuple(have), where)
         n = len(next(iter(found.values())))
@@ -158,19 +164,18 @@ class Database:
         """The same by SQLite itself, for whatever is not stored plainly."""
         listed = ", ".join(f'CAST(coalesce("{c}", {MISSING}) AS INTEGER)' for c in have)
         dtype = np.dtype([(c, np.int64) for c in have])
-        rows: list[np.ndarray[tuple[int], np.dtype[np.void]]] = []
-        with closing(self._connection.cursor()) as cursor:
-            try:
-                cursor.execute(f'SELECT {listed} FROM "{name}"')
-                while batch := cursor.fetchmany(65536):
-                    rows.append(np.fromiter(batch, dtype, len(batch)))
-            except sqlite3.DatabaseError:
-                self.damaged.add(name)
-        table = np.concatenate(rows) if rows else np.empty(0, dtype)
+        table = np.fromiter(self._until_damage(f'SELECT {listed} FROM "{name}"', name), dtype)
         keep = np.ones(len(table), bool)
         for column, test in where:
             keep &= test(np.ascontiguousarray(table[column]))
         return {c: np.ascontiguousarray(table[c][keep]) for c in have}
+
+    def _until_damage(self, sql: str, name: str) -> Iterator[tuple[int, ...]]:
+        with closing(self._connection.cursor()) as cursor:
+            try:
+                yield from cursor.execute(sql)
+            except sqlite3.DatabaseError:
+                self.damaged.add(name)
 
     def rows(
         self, table: str, wanted: Sequence[str], condition: str = ""

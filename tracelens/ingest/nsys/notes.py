@@ -59,7 +59,8 @@ def notes_of(
         notes.append(Note("several_ranks", len(parts), text))
     notes += _missing(db, ranges)
     if db.damaged:
-        text = f"The file is cut or damaged within {', '.join(sorted(db.damaged))}."
+        where = ", ".join(sorted(db.damaged - {"the whole"}))
+        text = f"The file is cut short or damaged{' within ' + where if where else ''}."
         notes.append(Note("damaged_table", len(db.damaged), f"{text} What comes before is used."))
     hidden = [p for p in pieces if p.names == (HIDDEN_GRAPH,) and len(p)]
     if hidden:
@@ -72,7 +73,11 @@ def notes_of(
         notes.append(Note("hidden_in_graph", n, text))
     work = (Kind.KERNEL, Kind.MEMCPY, Kind.MEMSET)
     if not any(len(p) for p in pieces if p.kind in work):
-        text = "No GPU work was recorded: was the GPU used in the recorded window, and -t cuda on?"
+        text = (
+            "No GPU work is left in the file."
+            if db.damaged
+            else "No GPU work was recorded: was the GPU used then, and was -t cuda on?"
+        )
         notes.append(Note("no_gpu_work", 1, text))
     if len(calls.row) and not calls.sized:
         text = (

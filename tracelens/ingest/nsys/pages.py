@@ -119,7 +119,6 @@ class Pages:
     def scan(
         self,
         root: int,
-        n_columns: int,
         wanted: Mapping[str, int],
         where: Sequence[tuple[str, Callable[[Int64s], Bools]]] = (),
         tick: Callable[[int, int], None] | None = None,
@@ -130,8 +129,6 @@ class Pages:
         ----------
         root : int
             The table's root page (``sqlite_master.rootpage``).
-        n_columns : int
-            Columns of the table.
         wanted : mapping of str to int
             Names and places of the columns.
         where : sequence of (str, callable)
@@ -147,7 +144,7 @@ class Pages:
         out = {name: np.empty(0, np.int64) for name in wanted}
         n = 0
         for done, cells in self._cells(leaves):
-            rows = _Rows(*cells, n_columns, max(wanted.values()) + 1, self._usable)
+            rows = _Rows(*cells, max(wanted.values()) + 1, self._usable)
             for name, test in where:
                 rows = rows.only(test(rows.column(wanted[name])))
             room = len(next(iter(out.values())))
@@ -198,7 +195,6 @@ class _Rows:
         self,
         flat: Bytes,
         cell: npt.NDArray[np.int64],
-        n_columns: int,
         n_needed: int,
         usable: int,
     ) -> None:
@@ -209,10 +205,11 @@ class _Rows:
         head, _ = _varint(flat, head)
         if len(cell) and int(payload.max()) > usable - 35:
             raise NotPlain("a row goes over several pages")
-        if int(head.max(initial=0)) + n_columns >= len(flat):
+        if int(head.max(initial=0)) + n_needed >= len(flat):
             raise NotPlain("a row goes beyond its page")
-        if (flat[head] != n_columns + 1).any():
-            raise NotPlain("rows of several lengths")
+        length = flat[head].astype(np.int64)
+        if (length <= n_needed).any() or (length >= 128).any():
+            raise NotPlain("a row without all the columns wanted, or with very many")
         self._serial = flat[(head + 1)[:, None] + np.arange(n_needed)]
         if (self._serial >= 128).any():
             raise NotPlain("a long text before the columns wanted")
@@ -220,7 +217,7 @@ class _Rows:
         width = _WIDTH8[self._serial]
         np.cumsum(width[:, :-1], axis=1, out=self._value[:, 1:])
         self._value[:, 0] = 0
-        self._value += (head + n_columns + 1)[:, None]
+        self._value += (head + length)[:, None]
         if len(cell) and int((self._value[:, -1] + width[:, -1]).max()) > len(flat) - 8:
             raise NotPlain("a row goes beyond its page")
 
