@@ -1,7 +1,7 @@
 """Recorded runs with planted causes: found where they are, at the price that was measured.
 
 The truth was measured on these recordings by hand: from their rows, from ranks and steps without
-the plant, and from steps that were not profiled. docs/diagnosis.md has the table; it is checked here.
+the plant, and from steps that were not profiled. The table in docs/diagnosis.md is checked here.
 """
 
 from __future__ import annotations

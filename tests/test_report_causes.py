@@ -181,3 +181,9 @@ def test_without_gpu_work_there_is_nothing_to_judge(case: tracelens.Analysis) ->
 def test_severities_have_a_colour_each() -> None:
     assert list(SEVERITY) == list(TERMINAL_SEVERITY) == ["critical", "high", "low", "info"]
     assert len(set(SEVERITY.values())) == 4
+
+
+def test_bandwidths_of_a_shared_gpu_come_with_a_warning(case: tracelens.Analysis) -> None:
+    shared = replace(case, verdicts=(Verdict("gpu_shared", "fired"),))
+    for text, warned in ((render_text(shared), True), (page(shared), True), (page(case), False)):
+        assert ("lengths and bandwidths are not the link" in text) == warned

@@ -150,7 +150,7 @@ def _communication(analysis: Analysis) -> str:
         "Communication, per step and rank",
         _plot("overlap", overlap_figure(analysis)),
         _scroll(markup.collectives_table(analysis)),
-        _note(f"{tables.WAIT_NOTE} Hidden is what runs beside compute."),
+        _note(f"{tables.wait_note(analysis)} Hidden is what runs beside compute."),
     )
 
 

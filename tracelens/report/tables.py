@@ -39,8 +39,8 @@ COMPUTE_SPLIT: dict[str, tuple[Op, ...]] = {
     "memset": (Op.MEMSET,),
 }
 
-#: Under every table of collectives.
-WAIT_NOTE = "Total and exposed time include waiting for other ranks; bus bandwidth does not."
+_WAIT_NOTE = "Total and exposed time include waiting for other ranks; bus bandwidth does not."
+_SHARED_NOTE = "Another process used the GPU: lengths and bandwidths are not the link's."
 
 #: More ranks than this are shown as the shortest, median and longest.
 MAX_RANKS = 8
@@ -185,6 +185,12 @@ def phase_words(phase: str | None) -> str:
 def group_name(c: CollectiveSummary) -> str:
     """The process group's name, or nothing where it has none that tells."""
     return "" if c.group in (None, "undefined", "default_pg") else clean(str(c.group))
+
+
+def wait_note(analysis: Analysis) -> str:
+    """What to know about the numbers in the table of collectives."""
+    shared = any(v.id == "gpu_shared" and v.status == "fired" for v in analysis.verdicts)
+    return f"{_WAIT_NOTE} {_SHARED_NOTE}" if shared else _WAIT_NOTE
 
 
 def value_text(value: Value) -> str:

@@ -305,7 +305,7 @@ def _collectives(analysis: Analysis, width: int, ascii_only: bool) -> Renderable
     if rest:
         spent = ms_cell(sum(c.total_ns for c in rest), digits)
         notes.append(Text(f"and {len(rest)} more kinds, {spent} ms in all", "bright_black"))
-    notes.append(Text(tables.WAIT_NOTE, "bright_black"))
+    notes.append(Text(tables.wait_note(analysis), "bright_black"))
     return Group(grid(columns, width, ascii_only), *notes)
 
 
