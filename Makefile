@@ -28,7 +28,7 @@ format: $(VENV)/.installed-dev ## ruff: rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(VENV)/.installed-dev ## mypy, strict
+types: $(VENV)/.installed-dev ## mypy, strict (Python 3.11 or later: annotations are for numpy 2.3's types)
 	$(BIN)/mypy
 
 check: lint types test ## what has to pass before a commit
