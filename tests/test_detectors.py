@@ -325,11 +325,11 @@ def test_optimizer_offload_stall(tmp_path: Path) -> None:
     assert how(context_of(Run(after=40), tmp_path), "optimizer_offload_stall") == ("clean", None)
 
 
-def copies(trace: TraceBuilder, step: int, zero: float) -> None:
+def copies(trace: TraceBuilder, step: int, zero: float, nbytes: int = 50_000_000) -> None:
     corr = 1000 + len(trace)
     trace.launch(corr, ts=us(zero + 1.99), dur=5, tid=100, name="cudaMemcpyAsync")
     name = "Memcpy HtoD (Pageable -> Device)"
-    trace.gpu("gpu_memcpy", name, us(zero + 2), us(5), bytes=50_000_000, correlation=corr)
+    trace.gpu("gpu_memcpy", name, us(zero + 2), us(5), bytes=nbytes, correlation=corr)
 
 
 def test_pageable_copy(tmp_path: Path) -> None:
@@ -338,6 +338,8 @@ def test_pageable_copy(tmp_path: Path) -> None:
     assert cost_of(context_of(Run((feeds, feeds)), tmp_path), "pageable_copy") == ms(5)
     beside = Rank(add=copies)
     assert how(context_of(Run((beside, beside)), tmp_path), "pageable_copy") == ("clean", None)
+    scalars = Rank(compute=95, lead=5, add=lambda t, k, z: copies(t, k, z, 512))
+    assert how(context_of(Run((scalars,) * 2), tmp_path), "pageable_copy") == ("clean", None)
 
 
 def syncs(n: int) -> Adds:

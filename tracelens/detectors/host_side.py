@@ -8,8 +8,14 @@ import numpy as np
 
 from tracelens.detectors.context import Charge, Context, PerRank, RankView, charge
 from tracelens.host import Cause
-from tracelens.thresholds import HOST_BOUND_SHARE, LAUNCH_DELAY_NS, OWN_SYNCS, SAVE_BYTES
-from tracelens.units import format_ns
+from tracelens.thresholds import (
+    HOST_BOUND_SHARE,
+    LAUNCH_DELAY_NS,
+    OWN_SYNCS,
+    SAVE_BYTES,
+    SCALAR_NELEMS,
+)
+from tracelens.units import format_bytes, format_ns
 
 
 def _ranks(context: Context, hit: object) -> tuple[int, ...]:
@@ -213,18 +219,21 @@ def _is_comms_logger(view: RankView) -> bool:
 
 
 def pageable_copy(context: Context) -> Iterator[Charge]:
-    """Are inputs copied from pageable memory, with nothing beside it? Cost: that time."""
+    """Are inputs copied from pageable memory, with nothing beside it? Cost: that time.
+
+    Silent about scalars (`SCALAR_NELEMS` of 8 bytes): a loss scale, a learning rate.
+    """
     spent = context.per_rank([v.host.input_ns for v in context.views])
-    if spent.max() <= 0:
-        return
     size = context.per_rank([v.host.input_bytes for v in context.views]).max()
+    if spent.max() <= 0 or size <= 8 * SCALAR_NELEMS:
+        return
     yield charge(
         context,
         "pageable_copy",
         "Copies from pageable host memory, {cost} a step",
         spent,
         ranks=_ranks(context, spent > 0),
-        evidence=(f"{size / 1e6:,.1f} MB a step, exposed for {_spread(spent)}",),
+        evidence=(f"{format_bytes(size)} a step, exposed for {_spread(spent)}",),
         remedy="pin_memory=True in the DataLoader and non_blocking=True in .to()",
     )
 
