@@ -2,7 +2,7 @@
 
     python benchmarks/inference_table.py RUNS... --write docs/inference.md
 
-A run is a folder with one trace a rank and a truth.json; RUNS are such folders or folders of them.
+A run is a folder with one trace a rank, or one Nsight Systems export, and a truth.json; RUNS are such folders or folders of them.
 For each key: ``+`` right, ``?`` cannot tell (the value is null), ``X`` wrong, ``.`` no truth.
 """
 
@@ -54,12 +54,16 @@ def judge(folder: Path) -> tuple[str, dict[str, str], list[str]]:
 
 
 def find_runs(paths: list[Path]) -> list[Path]:
-    """Run folders given, or directly below what is given, that hold torch.profiler traces."""
+    """Run folders given, or directly below what is given, that hold traces."""
     runs = []
     for path in paths:
         folders = [path] if (path / "truth.json").exists() else sorted(path.iterdir())
-        runs += [f for f in folders if (f / "truth.json").exists() and any(f.glob("rank*.json*"))]
+        runs += [f for f in folders if (f / "truth.json").exists() and _has_traces(f)]
     return runs
+
+
+def _has_traces(folder: Path) -> bool:
+    return any(folder.glob("rank*.json*")) or any(folder.glob("*.sqlite*"))
 
 
 def table(judged: list[tuple[str, dict[str, str], list[str]]]) -> list[str]:
