@@ -2,7 +2,8 @@
 
     python benchmarks/inference_table.py RUNS... --write docs/inference.md
 
-A run is a folder with one trace a rank, or one Nsight Systems export, and a truth.json; RUNS are such folders or folders of them.
+A run is a folder with one trace a rank, or one Nsight Systems export, and a truth.json; RUNS are
+such folders or folders of them.
 For each key: ``+`` right, ``?`` cannot tell (the value is null), ``X`` wrong, ``.`` no truth.
 """
 

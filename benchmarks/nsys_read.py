@@ -5,7 +5,8 @@
 Without --file an export is made: CUPTI_ACTIVITY_KIND_KERNEL with all columns of schema 3.27, filled
 as a training job fills it (times that grow, a few names, one process). Compared are, each in a
 fresh process and in turns: `pandas.read_sql` of the seven columns that tracelens uses (and, asked
-for, of all columns), the standard library with numpy, and the reader's own fetch of the seven. Every result's checksum must be the same.
+for, of all columns), the standard library with numpy, and the reader's own fetch of the seven.
+Every result's checksum must be the same.
 """
 
 from __future__ import annotations
