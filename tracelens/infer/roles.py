@@ -71,7 +71,8 @@ def find_roles(facts: RankFacts) -> Roles:
     gathers = gathers & floating
     gather = gathers & (c.phase == Phase.STEP)
     passed = float(c.in_nelems[reduction].sum()) / max(facts.n_passes, 1.0)
-    if reduction.any() and c.out_nelems[gather].sum() < GATHER_SHARE * passed:
+    sized = (c.in_nelems[reduction] >= 0).all() and (c.out_nelems[gather] >= 0).all()
+    if reduction.any() and sized and c.out_nelems[gather].sum() < GATHER_SHARE * passed:
         gather = gather & False
     ring = bool((p2p & c.in_node).any())  # context parallelism sends inside its nodes
     return Roles(
@@ -125,7 +126,7 @@ def _is_floating(c: CommTable) -> Bools:
 def _is_small(c: CommTable) -> Bools:
     """Messages of a few elements; where their type is unknown, of the bytes that few may have."""
     # (a gather of one element from each rank of a large job is still small)
-    few = (c.nelems >= 0) & (c.in_nelems <= SCALAR_NELEMS)
+    few = (c.in_nelems >= 0) & (c.in_nelems <= SCALAR_NELEMS)
     return np.asarray(few | ((c.nelems < 0) & (c.bytes >= 0) & (c.bytes <= 4 * SCALAR_NELEMS)))
 
 
