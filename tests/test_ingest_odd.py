@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from builder import TraceBuilder
 
-from tracelens.errors import CorruptTrace, UnsupportedFormat
+from tracelens.errors import CorruptTrace, InputError, UnsupportedFormat
 from tracelens.ingest import chunks, open_trace
 from tracelens.ingest.chunks import EventStream
 from tracelens.ingest.columns import TableBuilder
@@ -314,6 +314,11 @@ def test_other_files_say_what_they_are(tmp_path: Path, data: bytes, says: str) -
         open_trace(path)
     assert caught.value.hint
     assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.json: No such file"):
+        open_trace(tmp_path / "gone.json")
 
 
 def test_a_gz_of_which_nothing_is_left(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from builder import BACKWARD_TID, TraceBuilder
 
 from tracelens.ingest import open_trace

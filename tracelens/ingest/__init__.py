@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from tracelens.errors import CorruptTrace, UnsupportedFormat
+from tracelens.errors import CorruptTrace, InputError, UnsupportedFormat
 from tracelens.ingest import kineto, nsys
 from tracelens.ingest.nsys.export import is_report
 from tracelens.ingest.source import Source
@@ -124,9 +124,18 @@ def open_trace(
         If no reader takes the file; the message says what it is instead.
     CorruptTrace
         If it is a trace and nothing of it can be read.
-    OSError
+    InputError
         If the file cannot be opened.
     """
+    try:
+        return _open(path, progress, part)
+    except OSError as e:
+        raise InputError(f"{os.fspath(path)}: {e.strerror or e}", hint="check the path") from e
+
+
+def _open(
+    path: str | os.PathLike[str], progress: Callable[[int, int], None] | None, part: str | None
+) -> Trace:
     with Source(path) as source:
         head, error = source.read(HEAD_BYTES), source.error
     if is_report(Path(path), head):

@@ -272,11 +272,16 @@ def _nothing_found(
 ) -> InputError:
     where = ", ".join(os.fspath(p) for p in paths) or "no path"
     reasons = [n.text for n in notes]
+    hint = (
+        "give the *.pt.trace.json files that torch.profiler wrote, Nsight Systems exports "
+        "(.sqlite), or their folder"
+    )
+    if [os.fspath(p) for p in paths] == [os.fspath(p) for p in ignored]:
+        return InputError(f"{where}: JSON without traceEvents", hint=hint)
     if ignored:
         reasons.append(f"JSON without traceEvents: {_some(ignored)}")
     found = "; ".join(reasons[:_NAMED]) or "there are no files"
     return InputError(
         f"no trace to read in {where}: {found}",
-        hint="give the *.pt.trace.json files that torch.profiler wrote, Nsight Systems exports "
-        "(.sqlite), or their folder",
+        hint=hint,
     )

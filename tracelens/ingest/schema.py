@@ -133,7 +133,7 @@ _SKIPPED: tuple[Any, ...] = tuple(
 SKIPPED = _SKIPPED[0]()
 
 _KINDS: tuple[Any, ...] = (Slice, Begin, End, Instant, Naming, *_SKIPPED)
-_EVENT: Any = Union[_KINDS]
+_EVENT: Any = Union[_KINDS]  # noqa: UP007 - of a tuple
 
 
 def events_decoder() -> msgspec.json.Decoder[list[Any]]:

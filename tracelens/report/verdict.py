@@ -82,7 +82,7 @@ def _framework(analysis: Analysis) -> str:
     name = str(found.value) if found and found.value is not None else "unknown"
     head = _FRAMEWORKS.get(name, "A framework that this trace does not show")
     if found and name in _FRAMEWORKS and found.confidence < STRUCTURAL:
-        head = f"Probably {head}"
+        head = f"Probably {head if name != 'pytorch' else 'plain PyTorch'}"
     if _sure(setup.get("mode")) == "inference":
         head += " inference"
     if name != "deepspeed":
