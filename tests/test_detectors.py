@@ -12,12 +12,15 @@ so a step takes max(host + compute) + reduce, and a rank that is ready earlier w
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from builder import BACKWARD_TID, TraceBuilder
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tracelens
 from tracelens import thresholds
@@ -662,6 +665,31 @@ def test_several_causes_never_exceed_the_step(tmp_path: Path) -> None:
         "launch_bound": close(50),
         "exposed_gradient_reduction": ms(8),
     }
+
+
+MS = st.sampled_from([2.0, 5.0, 30.0, 80.0])
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(MS, MS, st.floats(0, 1), st.booleans()), min_size=1, max_size=4),
+    st.sampled_from([0.5, 8.0, 40.0]),
+)
+def test_costs_of_any_run_are_a_part_of_its_step(
+    ranks: list[tuple[float, float, float, bool]], reduce: float
+) -> None:
+    """Hosts and products of any length, with a loader in any part of the host's time."""
+    plans = [
+        Rank(host, compute, silent=silent, add=loads(0, max(share * host, 0.001)))
+        for host, compute, share, silent in ranks
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        context = context_of(Run(plans, reduce=reduce), Path(folder), zero_stage=3)
+    findings = found_in(context).values()
+    assert all(f.cost_ms_per_step >= 0 for f in findings)
+    for f in findings:
+        free = f.cost_ms_per_step < 0.005 * context.step_ns / 1e6
+        assert (f.severity == "info") == free
 
 
 def test_findings_come_by_cost_and_each_id_once(tmp_path: Path) -> None:

@@ -108,9 +108,11 @@ def _amount(context: Context, exposed: PerRank) -> str:
     low = format_ns(float(exposed.min()))
     if context.waits is not None:
         return f"{low} a step of transfer has no compute beside it"
+    high = format_ns(float(exposed.max()))
+    spread = low if low == high else f"{low} to {high} by rank"
     return (
-        f"at most {low} a step has no compute beside it; waiting for other ranks is part of that "
-        "and cannot be told from it here"
+        f"at most {spread} a step has no compute beside it; waiting for other ranks is part of "
+        "that and cannot be told from it here"
     )
 
 

@@ -103,7 +103,12 @@ def _row(analysis: Analysis, f: Finding) -> CauseRow:
 
 def info_text(row: CauseRow) -> str:
     """A finding that costs next to nothing, in one line."""
-    return f"{row.title}. {row.evidence[0]}" if row.evidence else row.title
+    if not row.evidence:
+        return row.title
+    first, _, rest = row.evidence[0].partition(" ")
+    if first.isalpha() and first.islower():  # not the name of something
+        first = first.capitalize()
+    return f"{row.title}. {first} {rest}"
 
 
 def clean_ids(analysis: Analysis) -> tuple[str, ...]:
