@@ -9,7 +9,7 @@ import numpy as np
 
 from tracelens.classify import Op
 from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
-from tracelens.ranges import backward_ranges
+from tracelens.ranges import autograd_passes, backward_ranges
 from tracelens.steps import EVALUATE, StepMap, forward_marks, host_calls
 from tracelens.thresholds import SCALAR_NELEMS
 from tracelens.trace import Int8s, Int32s, Int64s, Kind, Trace, _freeze
@@ -72,7 +72,7 @@ def find_phases(trace: Trace, work: GpuWork, found: StepMap) -> Phases:
     marks = forward_marks(trace)
     passes = find_passes(trace, found, marks)
     if not len(passes):
-        passes = _passes_from_ranges(trace, found)
+        passes = _passes_without_nodes(trace, work, found)
     n = len(work)
     phase = np.full(n, -1, np.int8)
     micro = np.full(n, -1, np.int32)
@@ -128,9 +128,11 @@ def _step_of(found: StepMap, at_ns: Int64s) -> Int32s:
     return np.where(inside, step, -1).astype(np.int32)
 
 
-def _passes_from_ranges(trace: Trace, found: StepMap) -> Passes:
-    """Backward passes by the ranges that are named so."""
+def _passes_without_nodes(trace: Trace, work: GpuWork, found: StepMap) -> Passes:
+    """Backward passes by the ranges that are named so, else by the engine's own threads."""
     start, end = backward_ranges(trace)
+    if not len(start) and trace.info.source == "nsys":
+        start, end = autograd_passes(trace, work)
     none = np.zeros(len(start), np.int64)
     return Passes(start, end, _step_of(found, start), none, none.copy())
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracelens.classify import Op, is_comm
+from tracelens.classify import Op, is_comm, is_compute
 from tracelens.links import GpuWork
 from tracelens.thresholds import STEP_RANGE_WORK
 from tracelens.trace import Int32s, Int64s, Kind, Trace
@@ -31,6 +31,10 @@ _BACKWARD = re.compile(r"^(DeepSpeedEngine\.backward|backward([ _-]?pass)?|bwd)$
 _UPDATE = re.compile(
     r"^(DeepSpeedZeroOptimizer_Stage3\.step|optimi[sz]er([ _-]?step)?)$", re.IGNORECASE
 )
+
+#: torch names the threads of its autograd engine pt_autograd_0, 1 ... (torch/csrc/autograd/
+#: engine.cpp, Engine::thread_init); GPU nodes never run on another.
+AUTOGRAD_THREAD = "pt_autograd_"
 
 #: DeepSpeed's engine reduces here what no hook has reduced (runtime/engine.py, 0.19.8).
 EPILOGUE = "DeepSpeedEngine.allreduce_gradients"
@@ -100,6 +104,27 @@ def user_steps(trace: Trace, work: GpuWork) -> StepRanges | None:
 def backward_ranges(trace: Trace) -> tuple[Int64s, Int64s]:
     """Start and end of the backward passes by their ranges, ascending."""
     return _ranges(trace, _BACKWARD)
+
+
+def autograd_passes(trace: Trace, work: GpuWork) -> tuple[Int64s, Int64s]:
+    """Start and end of the backward passes by the threads that launch: torch names its engine's.
+
+    A pass ends where another thread launches a matrix product or attention.
+    """
+    s = trace.slices
+    engine = np.array([n.startswith(AUTOGRAD_THREAD) for n in trace.tracks.name], bool)
+    on = np.flatnonzero((work.launch >= 0) & is_compute(work.op))
+    on = on[np.argsort(work.launch_ns[on], kind="stable")]
+    if not engine.any() or not len(on):
+        return on[:0], on[:0]
+    backward = engine[s.track[work.launch[on]]]
+    model = np.isin(work.op[on], (Op.GEMM, Op.ATTENTION)) & ~backward
+    before = np.cumsum(model)[backward]
+    head = np.flatnonzero(np.diff(before, prepend=-1))
+    launch = work.launch[on[backward]]
+    if not len(head):
+        return on[:0], on[:0]
+    return s.ts_ns[launch[head]], np.maximum.reduceat(s.end_ns[launch], head)
 
 
 def updates(trace: Trace, work: GpuWork) -> Int64s:
