@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracelens.classify import Op, is_comm, is_compute
+from tracelens.classify import Op, is_comm
 from tracelens.links import GpuWork
 from tracelens.thresholds import STEP_RANGE_WORK
 from tracelens.trace import Int32s, Int64s, Kind, Trace
@@ -113,7 +113,7 @@ def autograd_passes(trace: Trace, work: GpuWork) -> tuple[Int64s, Int64s]:
     """
     s = trace.slices
     engine = np.array([n.startswith(AUTOGRAD_THREAD) for n in trace.tracks.name], bool)
-    on = np.flatnonzero((work.launch >= 0) & is_compute(work.op))
+    on = np.flatnonzero(work.launch >= 0)  # the engine's hooks reduce the last bucket, too
     on = on[np.argsort(work.launch_ns[on], kind="stable")]
     if not engine.any() or not len(on):
         return on[:0], on[:0]
