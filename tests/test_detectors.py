@@ -557,9 +557,12 @@ def test_exposed_reduction_by_setup(
         assert key.startswith("zero_optimization.")
 
 
-def test_a_hidden_reduction_is_clean(tmp_path: Path) -> None:
-    found = found_in(context_of(Run(hides=True), tmp_path))
-    assert found == {}
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_hidden_reduction_is_clean(overlap: bool, tmp_path: Path) -> None:
+    """Whatever the setup: nothing is exposed, so nothing would help."""
+    run = Run(hides=True)
+    assert found_in(context_of(run, tmp_path)) == {}
+    assert found_in(context_of(run, tmp_path, zero_stage=2, overlap_comm=overlap)) == {}
 
 
 def test_bucket_too_small(tmp_path: Path) -> None:

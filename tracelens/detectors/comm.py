@@ -144,6 +144,8 @@ def gradient_reduction(context: Context) -> Iterator[Charge]:
     hideable = _sure(context, exposed) * (1 - 1 / GOOD_REDUCTIONS) * (1 - CONTENTION)
     if zero and overlap is True and count > MANY_REDUCTIONS:
         yield from _too_small(context, count)
+    elif exposed.max() <= 0:
+        return
     elif zero and overlap is False:
         yield charge(
             context,

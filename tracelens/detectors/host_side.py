@@ -234,7 +234,8 @@ def pageable_copy(context: Context) -> Iterator[Charge]:
         spent,
         ranks=_ranks(context, spent > 0),
         evidence=(f"{format_bytes(size)} a step, exposed for {_spread(spent)}",),
-        remedy="pin_memory=True in the DataLoader and non_blocking=True in .to()",
+        remedy="pin_memory=True in the DataLoader and non_blocking=True in .to(); with offloading, "
+        "pin_memory: true in offload_optimizer and offload_param",
     )
 
 
