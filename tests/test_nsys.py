@@ -460,6 +460,17 @@ def test_a_missing_table_is_said(tmp_path: Path, table: str) -> None:
     assert sum(r.comm.kind.size for r in a.ranks) == 5 * 4  # no GPU event is lost
 
 
+def test_kernels_of_no_known_process_are_not_lost(tmp_path: Path) -> None:
+    """Exports that other tools have thinned out may lack the process's column."""
+    path = tmp_path / "r.sqlite"
+    b = steps_of(tmp_path / "x.sqlite", 3)
+    b.columns["CUPTI_ACTIVITY_KIND_KERNEL"].remove("globalPid")
+    a = tracelens.analyze(b.write(path))
+    assert len(a.ranks) == 1
+    assert a.ranks[0].comm.kind.size == 3 * 4
+    assert a.ranks[0].step_source == "NVTX ranges"
+
+
 def test_a_newer_schema_is_read_and_said(tmp_path: Path) -> None:
     b = steps_of(tmp_path / "r.sqlite", 3, schema=(4, 2, 0))
     assert b.schema == (4, 2, 0)

@@ -16,7 +16,9 @@ _BY_KERNELS = (
     "sequence_parallel_size",
 )  # fmt: skip
 
-_BY_STEP = ("gradient_accumulation_steps", "offload_optimizer", "activation_checkpointing")
+_BY_STEP = (
+    "gradient_accumulation_steps", "offload_optimizer", "offload_param", "activation_checkpointing",
+)  # fmt: skip
 _SIZES = (
     "tensor_parallel_size", "pipeline_parallel_size", "expert_parallel_size",
     "sequence_parallel_size",

@@ -149,8 +149,10 @@ class Database:
         name = self._resolve(table)
         root, there = self._contents.get(name, (0, ()))
         have = {c: there.index(c) for c in wanted if c in there}
-        if not have or not all(c in have for c, _ in where):
+        lacking = np.full(1, MISSING, np.int64)
+        if not have or not all(bool(test(lacking)[0]) for c, test in where if c not in have):
             return {c: np.empty(0, np.int64) for c in wanted}
+        where = [(c, test) for c, test in where if c in have]
         try:
             with Pages(self.path) as pages:
                 found = pages.scan(root, have, where, tick)
