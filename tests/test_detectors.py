@@ -378,14 +378,18 @@ def test_as_many_syncs_as_deepspeeds_own_are_clean(tmp_path: Path) -> None:
 
 
 def test_comms_logger(tmp_path: Path) -> None:
-    """A device synchronisation after each of six collectives a step; four gaps of 1.99 ms."""
+    """A device synchronisation after each of six collectives a step; four gaps of 1.99 ms.
+
+    Two more are the throughput timer's.
+    """
 
     def logged(trace: TraceBuilder, step: int, zero: float) -> None:
         for i in range(5):
             at = zero + 2 + 5 * i
             comm(trace, (at - 0.01, at, 3), 1_000_000, "all_gather")
             trace.launch(0, ts=us(at + 0.1), dur=us(2.91), name="cudaDeviceSynchronize", tid=100)
-        trace.launch(0, ts=us(zero + 117), dur=us(7), name="cudaDeviceSynchronize", tid=100)
+        for at, dur in ((117, 2), (119.1, 2), (121.2, 2.8)):
+            trace.launch(0, ts=us(zero + at), dur=us(dur), name="cudaDeviceSynchronize", tid=100)
 
     logs = Rank(compute=115, lead=25, add=logged)
     context = context_of(Run((logs, logs)), tmp_path)
@@ -555,6 +559,33 @@ def test_exposed_reduction_by_setup(
     if id != "exposed_gradient_reduction":
         (key,) = found[id].config or {}
         assert key.startswith("zero_optimization.")
+
+
+def test_zero2_reduces_every_microstep(tmp_path: Path) -> None:
+    """Two reductions of 8 ms a step, the first in an early micro-step, both exposed.
+
+    overlap_off takes 16 x 11/12 x 0.8 - 6 of the 16 ms; half of the rest is the early one's.
+    """
+
+    def early(trace: TraceBuilder, step: int, zero: float) -> None:
+        op(trace, "aten::mm", zero + 1, 0.1, seq=100 + step)
+        op(trace, f"{NODE}MmBackward0", zero + 2, 0.2, seq=100 + step, tid=BACKWARD_TID)
+        comm(trace, (zero + 2.1, zero + 3, 8), 1_000_000)
+        op(trace, "aten::mm", zero + 20, 0.1, seq=200 + step)
+        op(trace, f"{NODE}MmBackward0", zero + 40.2, 0.02, seq=200 + step, tid=BACKWARD_TID)
+        trace.annotation("Optimizer.step#FusedAdam.step", ts=us(zero + 76), dur=us(1))
+
+    twice = Rank(host=40, compute=30, add=early)
+    setup = {"zero_stage": 2, "overlap_comm": False, "reduce_bucket_size": 500_000_000}
+    found = found_in(context_of(Run((twice, twice)), tmp_path, **setup))
+    off = 16 * (1 - 1 / GOOD_REDUCTIONS) * (1 - CONTENTION) - 6
+    assert found["overlap_off"].cost_ms_per_step == close(off)
+    early_half = found["zero2_reduces_every_microstep"]
+    assert early_half.cost_ms_per_step == close((16 - off) / 2)
+    assert "in each of 2 micro-steps" in early_half.title
+    assert early_half.config == {"zero_optimization.stage": 1}
+    context = context_of(Run((twice, twice)), tmp_path, **{**setup, "zero_stage": 1})
+    assert how(context, "zero2_reduces_every_microstep") == ("clean", None)
 
 
 @pytest.mark.parametrize("overlap", [True, False])

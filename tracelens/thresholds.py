@@ -143,6 +143,10 @@ OWN_SYNCS: Final = 4
 """Synchronising calls per backward pass that DeepSpeed makes itself: two device synchronisations of
 its throughput timer, one of the overlap_comm epilogue, one stream synchronisation (0.19.8)."""
 
+TIMER_SYNCS: Final = 2
+"""Device synchronisations per backward pass of DeepSpeed's throughput timer (utils/timer.py,
+0.19.8); with contiguous_gradients off each bucket adds one, which is not the comms_logger's."""
+
 OUTLIER_SHARE: Final = 0.25
 """A step a quarter longer than the median is an outlier: steps of one run repeat within 12 %."""
 

@@ -43,7 +43,13 @@ DETECTORS: tuple[Detector, ...] = (
     Detector(("host_sync", "comms_logger"), host_side.host_sync, ("host",)),
     Detector(("slow_interconnect",), comm.slow_interconnect, ("comm", "ranks", "link")),
     Detector(
-        ("overlap_off", "bucket_too_large", "bucket_too_small", "exposed_gradient_reduction"),
+        (
+            "overlap_off",
+            "bucket_too_large",
+            "bucket_too_small",
+            "exposed_gradient_reduction",
+            "zero2_reduces_every_microstep",
+        ),
         comm.gradient_reduction,
         ("comm", "exclusive"),
     ),

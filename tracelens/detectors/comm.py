@@ -8,13 +8,14 @@ late rank is that rank's finding, not communication's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tracelens.classify import Op
 from tracelens.detectors.context import Charge, Context, PerRank, charge
 from tracelens.host import Cause
+from tracelens.infer.zero import by_micro_step
 from tracelens.thresholds import (
     CONTENTION,
     FEW_REDUCTIONS,
@@ -29,7 +30,7 @@ from tracelens.thresholds import (
     PREFETCH_SHARE,
     SLOW_LINK_SHARE,
 )
-from tracelens.units import format_count, format_ns
+from tracelens.units import format_bytes, format_count, format_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,55 @@ def _reductions(context: Context) -> float:
 
 def gradient_reduction(context: Context) -> Iterator[Charge]:
     """What leaves the reduction of gradients exposed, and what would hide it?
+
+    First by the setup, then reductions that another stage would not make.
+    """
+    left = _exposed(context, "reduction")
+    for c in _by_setup(context):
+        yield c
+        if not c.of_launch:
+            left = np.maximum(left - c.cause, 0.0)
+        context = replace(context, explained=context.explained + c.cause)
+    yield from _every_micro_step(context, left)
+
+
+def _every_micro_step(context: Context, left: PerRank) -> Iterator[Charge]:
+    """ZeRO-2 reduces in every micro-step (runtime/zero/stage_1_and_2.py), ZeRO-1 in the last.
+
+    Cost: the share of the exposed transfer that is left which lies before the last one.
+    """
+    if context.setup.value("zero_stage") != 2:
+        return
+    pairs = [
+        (v, r, by_micro_step(v.facts, r))
+        for v, r in zip(context.views, context.roles(), strict=True)
+    ]
+    rows = [told[1] for _, _, told in pairs if told is not None]
+    if len(rows) < len(pairs) or not all(early.any() for early in rows):
+        return
+    whole = context.exposed_transfer([r.reduction for _, r, _ in pairs])
+    share = context.exposed_transfer(rows) / np.maximum(whole, 1.0)
+    view = context.views[0]
+    moved = float(np.maximum(view.comm.bytes[rows[0]], 0).sum()) / max(view.facts.n_steps, 1)
+    passes = f"{view.facts.n_passes:g}"
+    yield charge(
+        context,
+        "zero2_reduces_every_microstep",
+        f"ZeRO-2 reduces all gradients in each of {passes} micro-steps, {{cost}} a step",
+        _sure(context, left * np.minimum(share, 1.0)),
+        ranks=tuple(v.rank for v in context.views),
+        evidence=(
+            f"{format_bytes(moved)} a step are reduced before the last of {passes} micro-steps",
+            f"{100 * float(np.minimum(share, 1.0).mean()):.0f}% of the exposed reduction is theirs",
+        ),
+        remedy="stage 1 reduces once a step and keeps whole gradients in memory; or fewer and "
+        "larger micro-steps",
+        config={"zero_optimization.stage": 1},
+    )
+
+
+def _by_setup(context: Context) -> Iterator[Charge]:
+    """The remedy by the setup.
 
     One of overlap_off, bucket_too_large, bucket_too_small or, where none of them explains it,
     exposed_gradient_reduction. Cost: the exposed transfer that the remedy would hide, less

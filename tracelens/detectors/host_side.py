@@ -14,6 +14,7 @@ from tracelens.thresholds import (
     OWN_SYNCS,
     SAVE_BYTES,
     SCALAR_NELEMS,
+    TIMER_SYNCS,
 )
 from tracelens.units import format_bytes, format_ns
 
@@ -179,7 +180,8 @@ def host_sync(context: Context) -> Iterator[Charge]:
 
     Fires on more synchronising calls per backward pass than DeepSpeed's own (`OWN_SYNCS`). Cost:
     idle time in gaps that began while the host was blocked in such a call. A queue that is empty
-    anyway makes them free. Device synchronisations as many as collectives are DeepSpeed's
+    anyway makes them free. One device synchronisation for each collective, on top of the throughput
+    timer's two a backward pass, is DeepSpeed's
     comms_logger (comm/comm.py), which any key of that name switches on.
     """
     counts = [
@@ -214,7 +216,8 @@ def host_sync(context: Context) -> Iterator[Charge]:
 
 def _is_comms_logger(view: RankView) -> bool:
     collectives = int(((view.comm.step >= 0) & view.whole[np.maximum(view.comm.step, 0)]).sum())
-    syncs = view.facts.syncs.get("cudaDeviceSynchronize", 0)
+    timer = TIMER_SYNCS * view.facts.n_passes * view.facts.n_steps
+    syncs = view.facts.syncs.get("cudaDeviceSynchronize", 0) - timer
     return collectives > OWN_SYNCS * view.facts.n_steps and syncs >= collectives
 
 

@@ -17,6 +17,7 @@ from tracelens.infer.result import CERTAIN, STRUCTURAL, WEAK, Inference
 from tracelens.infer.roles import Roles, nelems_per_step, per_step, sizes_text
 from tracelens.ranges import EPILOGUE, STAGE3_RANGES
 from tracelens.thresholds import HOOK_COPY_SHARE
+from tracelens.trace import Bools
 
 _MODULE_HOOKS = ("PreBackwardFunctionForModule", "PreBackwardFunction")
 
@@ -113,21 +114,38 @@ def _by_frames(facts: RankFacts, roles: Roles, accumulation: int | None) -> _Ver
     return None
 
 
-def _by_accumulation(facts: RankFacts, roles: Roles, accumulation: int | None) -> _Verdict:
-    if accumulation is None or accumulation < 2:
-        return None
+def by_micro_step(facts: RankFacts, roles: Roles) -> tuple[Bools, Bools] | None:
+    """Reductions of gradients in steps that were recorded to their update, and the early ones.
+
+    Returns
+    -------
+    (known, early) : arrays of shape (n,), or None
+        Rows of the communication table; early is not in the last backward pass before an update.
+        None without an update after several passes.
+    """
     c = facts.comm
     on = roles.reduction & (c.kind != Op.REDUCE_SCATTER)
     cycle = facts.cycle
     closed = cycle < len(facts.updates)
     last = np.append(cycle[1:] != cycle[:-1], True) if len(cycle) else closed
+    if not (closed & ~last).any():
+        return None
     row_pass = np.searchsorted(facts.passes.start_ns, c.host_ns, "right") - 1
     known = on & (row_pass >= 0) & (c.host_ns >= 0)
     known[known] = closed[row_pass[known]]
     early = known.copy()
     early[known] = ~last[row_pass[known]]
-    if not (closed & ~last).any():
+    return known, early
+
+
+def _by_accumulation(facts: RankFacts, roles: Roles, accumulation: int | None) -> _Verdict:
+    if accumulation is None or accumulation < 2:
         return None
+    told = by_micro_step(facts, roles)
+    if told is None:
+        return None
+    c = facts.comm
+    known, early = told
     sizes = nelems_per_step(facts, roles.reduction, c.in_nelems)
     gathered = nelems_per_step(facts, roles.gather, c.out_nelems)
     ratio = (
@@ -136,10 +154,11 @@ def _by_accumulation(facts: RankFacts, roles: Roles, accumulation: int | None) -
         else ""
     )
     if early.any():
+        closed = int((facts.cycle < len(facts.updates)).sum())
         text = (
-            f"gradients are reduced in {len(np.unique(row_pass[known]))} of {int(closed.sum())} "
-            f"backward passes, {accumulation} of which make a step{ratio}: ZeRO-2 reduces every "
-            "micro-step, ZeRO-1 only the last"
+            f"gradients are reduced in {_passes(facts, known)} of {closed} backward passes, "
+            f"{accumulation} of which make a step{ratio}: ZeRO-2 reduces every micro-step, ZeRO-1 "
+            "only the last"
         )
         return 2, CERTAIN, text
     if known.any():
@@ -154,6 +173,11 @@ def _by_accumulation(facts: RankFacts, roles: Roles, accumulation: int | None) -
         text = f"the bucket is allocated in {passes} of {len(facts.passes)} backward passes"
         return (2 if every else 1), STRUCTURAL, text
     return None
+
+
+def _passes(facts: RankFacts, rows: Bools) -> int:
+    """How many backward passes some rows belong to."""
+    return len(np.unique(np.searchsorted(facts.passes.start_ns, facts.comm.host_ns[rows], "right")))
 
 
 def _by_hooks(facts: RankFacts, roles: Roles, accumulation: int | None) -> _Verdict:
