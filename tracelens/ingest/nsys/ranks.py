@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-
-import numpy as np
+from functools import lru_cache
 
 from tracelens.ingest.nsys.database import Database
 from tracelens.ingest.nsys.payload import Payload, init_calls
@@ -53,11 +53,23 @@ class Part:
         return f"{self.global_pid}/{self.device}"
 
 
+@lru_cache(maxsize=16)
+def _remembered(path: str, size: int, changed_ns: int) -> tuple[Part, ...]:
+    """The parts of a file as it is now: a run asks once to find its ranks, and once for each."""
+    with Database(path) as db:
+        return _find(db)
+
+
 def find_parts(db: Database) -> tuple[Part, ...]:
     """The ranks in an export, by recorded rank, else by device and then process.
 
     An export without GPU work is one part.
     """
+    state = os.stat(db.path)
+    return _remembered(db.path, state.st_size, state.st_mtime_ns)
+
+
+def _find(db: Database) -> tuple[Part, ...]:
     counts = _work(db)
     if not counts:
         return (Part(-1, -1, 0),)
@@ -92,10 +104,12 @@ def _work(db: Database) -> dict[tuple[int, int], int]:
 
 
 def _pairs(pid: Int64s, device: Int64s) -> list[tuple[int, int, int]]:
+    """Distinct (pid, device) and how often each occurs: there are few, so nothing is sorted."""
     found = []
-    for p in np.unique(pid).tolist():
-        devices, counts = np.unique(device[pid == p], return_counts=True)
-        found += [(p, d, n) for d, n in zip(devices.tolist(), counts.tolist(), strict=True)]
+    while len(pid):
+        here = (pid == pid[0]) & (device == device[0])
+        found.append((int(pid[0]), int(device[0]), int(here.sum())))
+        pid, device = pid[~here], device[~here]
     return found
 
 
