@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builder import TraceBuilder
 from nsys_builder import NsysBuilder, engine_ranges, training_step
 
 import tracelens
@@ -597,3 +598,55 @@ def test_sniffing_is_by_content(tmp_path: Path) -> None:
     steps_of(tmp_path / "r.trace", 3)
     assert nsys.sniff((tmp_path / "r.trace").read_bytes()[:64])
     assert len(open_trace(tmp_path / "r.trace").slices)
+
+
+def test_two_recordings_of_a_job_are_not_one_run(tmp_path: Path) -> None:
+    """A torch.profiler trace beside an export: the export is left out, and that is said."""
+    trace = TraceBuilder()
+    trace.cpu_op("aten::mm", ts=1, dur=2)
+    trace.write(tmp_path / "rank0.json")
+    steps_of(tmp_path / "node.sqlite", 3)
+    plan = discover([tmp_path])
+    assert [f.path.name for f in plan.files] == ["rank0.json"]
+    assert "mixed_formats" in {n.code for n in plan.notes}
+
+
+def test_a_communicator_with_unread_ranks_tells_no_waits(tmp_path: Path) -> None:
+    """Four ranks share it and two are read: a later third would not be seen."""
+    b = NsysBuilder()
+    for pid in (20, 21):
+        b.domain(1, "NCCL", pid=pid)
+        init = {"NCCL communicator ID": COMM, "No. of ranks": 4, "Rank": pid - 20}
+        b.range("ncclCommInitRank", 0, 5, pid=pid, domain=1, payload=init)
+        for i in range(3):
+            at = 1000 * (i + 1)
+            b.range(f"step {i}", at, at + 900, pid=pid)
+            b.kernel("nvjet_gemm", at + 10, at + 100, pid=pid, device=pid - 20)
+            b.nccl("ncclAllReduce", "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(x)", at + 200,
+                   at + 300, pid=pid, device=pid - 20,
+                   payload={"NCCL communicator ID": COMM, "Message size [bytes]": 1 << 20},
+                   )  # fmt: skip
+    a = tracelens.analyze(b.write(tmp_path / "node.sqlite"))
+    assert a.run.world_size == 4
+    assert "missing_ranks" in {n.code for n in a.notes}
+    assert [w.tolist() for w in a.matches.wait_ns] == [[-1, -1, -1]] * 2
+    assert a.setup.value("data_parallel_size") in (4, None)
+
+
+def test_backward_passes_by_torch_s_own_threads(tmp_path: Path) -> None:
+    """Without any named pass: what pt_autograd_0 launches is the backward pass."""
+    b = NsysBuilder()
+    b.domain(1, "NCCL")
+    b.add("ThreadNames", nameId=b.string("pt_autograd_0"), globalTid=b.tid(10, 2))
+    for i in range(4):
+        at = 1000 * i
+        for micro in (0, 300):
+            b.kernel("nvjet_fwd", at + micro + 10, at + micro + 90)
+            b.kernel("nvjet_bwd", at + micro + 120, at + micro + 200, thread=2)
+        b.kernel("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(x)", at + 510, at + 600, stream=9,
+                 thread=2)  # fmt: skip
+        b.kernel("multi_tensor_adam", at + 650, at + 700)
+        b.range(f"step {i}", at, at + 900)
+    a = tracelens.analyze(b.write(tmp_path / "r.sqlite"))
+    assert a.setup.value("gradient_accumulation_steps") == 2
+    assert [(c.kind, c.phase) for c in a.collective_rows] == [("all_reduce", "backward")]
