@@ -420,6 +420,17 @@ def test_the_second_last_bounds_what_a_straggler_costs(tmp_path: Path) -> None:
     assert cost_of(context, "straggler_host") == ms(5)
 
 
+def test_the_second_last_may_change(tmp_path: Path) -> None:
+    """Rank 2 is 20 ms late in all three steps, rank 0 15 in the first, rank 1 15 in the second.
+
+    (5 + 5 + 20) / 3 would be saved; in sum the others wait 15 ms or more.
+    """
+    ranks = (Rank(host=17, only=1), Rank(host=17, only=2), Rank(host=22))
+    found = found_in(context_of(Run(ranks), tmp_path))
+    assert found["straggler_host"].cost_ms_per_step == ms(10)
+    assert "15.0 ms to 15.0 ms a step longer" in found["straggler_host"].evidence[0]
+
+
 def test_a_little_late_is_clean(tmp_path: Path) -> None:
     """1.5 ms of 101.5 are under 2 %."""
     context = context_of(Run((Rank(), Rank(host=3.5), Rank())), tmp_path)

@@ -55,6 +55,8 @@ class Matches:
     ----------
     wait_ns : tuple of int64 (m,), one a rank
         First part of the row in which a later rank was waited for; -1 where it is unknown.
+    number : tuple of int64 (m,), one a rank
+        The same number for the same collective on all its ranks; -1 where it is unknown.
     offset_ns : tuple of int, one a rank
         How much the rank's clock is ahead of the others', by the ends of its collectives.
     residual_ns : int or None
@@ -64,6 +66,7 @@ class Matches:
     """
 
     wait_ns: tuple[Int64s, ...]
+    number: tuple[Int64s, ...]
     offset_ns: tuple[int, ...]
     residual_ns: int | None
     n_matched: int
@@ -77,6 +80,7 @@ def match(ranks: Sequence[RankComm]) -> Matches:
     at the same place; everything else stays unknown.
     """
     wait = [np.full(len(r.table), -1, np.int64) for r in ranks]
+    number = [w.copy() for w in wait]
     ends: list[tuple[list[int], list[int]]] = []
     for members, rows in _sequences(ranks):
         same = _same(ranks, members, rows)
@@ -84,6 +88,7 @@ def match(ranks: Sequence[RankComm]) -> Matches:
         late = length - length.min(axis=0)
         for k, (i, r) in enumerate(zip(members, rows, strict=True)):
             wait[i][r[same]] = late[k][same]
+            number[i][r[same]] = len(ends) + np.arange(int(same.sum()))
         stamp = np.stack(
             [
                 ranks[i].table.end_ns[r] + (ranks[i].clock_zero_ns - ranks[0].clock_zero_ns)
@@ -96,7 +101,8 @@ def match(ranks: Sequence[RankComm]) -> Matches:
         (r.table.step >= 0) & np.isin(r.table.kind, tuple(_SYNCHRONOUS)) & (w < 0)
         for r, w in zip(ranks, wait, strict=True)
     ]
-    return Matches(tuple(wait), offset, residual, len(ends), sum(int(a.sum()) for a in alone))
+    unmatched = sum(int(a.sum()) for a in alone)
+    return Matches(tuple(wait), tuple(number), offset, residual, len(ends), unmatched)
 
 
 def exposed_wait(table: CommTable, wait_ns: Int64s, compute: Spans, steps: Steps) -> Int64s:
@@ -105,13 +111,24 @@ def exposed_wait(table: CommTable, wait_ns: Int64s, compute: Spans, steps: Steps
     The rest of it is transfer. Time in which one collective waits while another transfers is
     transfer. int64 (k,); -1 for a step with communication whose waiting is unknown.
     """
-    start, end = table.start_ns, table.end_ns
-    arrived = start + np.maximum(wait_ns, 0)
-    busy = union(np.concatenate((compute[0], arrived)), np.concatenate((compute[1], end)))
-    exposed = clip_lengths(subtract(union(start, arrived), busy), steps.start_ns, steps.end_ns)
+    exposed = clip_lengths(_waiting(table, wait_ns, compute), steps.start_ns, steps.end_ns)
     blind = np.unique(table.step[(wait_ns < 0) & (table.step >= 0)])
     exposed[blind] = -1
     return exposed
+
+
+def exposed_wait_of_rows(table: CommTable, wait_ns: Int64s, compute: Spans) -> Int64s:
+    """The same for each row, ns; rows that wait at once each count it. int64 (m,)."""
+    arrived = table.start_ns + np.maximum(wait_ns, 0)
+    return clip_lengths(_waiting(table, wait_ns, compute), table.start_ns, arrived)
+
+
+def _waiting(table: CommTable, wait_ns: Int64s, compute: Spans) -> Spans:
+    """When some collective waits, none transfers and nothing is computed."""
+    start, end = table.start_ns, table.end_ns
+    arrived = start + np.maximum(wait_ns, 0)
+    busy = union(np.concatenate((compute[0], arrived)), np.concatenate((compute[1], end)))
+    return subtract(union(start, arrived), busy)
 
 
 def _sequences(

@@ -233,11 +233,12 @@ def _context(
             comm=r.comm,
             compute=r.compute,
             wait_ns=wait,
+            collective=number,
             exposed_wait_ns=r.exposed_wait_ns,
             host=r.host,
             facts=r.facts,
         )
-        for r, wait in zip(ranks, matches.wait_ns, strict=True)
+        for r, wait, number in zip(ranks, matches.wait_ns, matches.number, strict=True)
     )
     shared = is_shared(views)
     none = np.zeros(len(views))

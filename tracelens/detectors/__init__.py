@@ -66,9 +66,9 @@ DETECTORS: tuple[Detector, ...] = (
         ("exposed_activation_reduction",), comm.exposed_activation_reduction, ("comm", "exclusive")
     ),
     Detector(("pipeline_bubble",), comm.pipeline_bubble, ("comm", "exclusive")),
-    Detector(("uneven_work", "straggler_compute"), ranks.uneven_work, ("ranks",)),
+    Detector(("uneven_work", "straggler_compute"), ranks.uneven_work, ("ranks", "exclusive")),
     Detector(("slow_step_outlier",), ranks.slow_step_outlier),
-    Detector(("straggler_host",), ranks.straggler_host, ("ranks",)),
+    Detector(("straggler_host",), ranks.straggler_host, ("ranks", "exclusive")),
     Detector(("launch_bound",), host_side.launch_bound),
 )
 

@@ -27,7 +27,10 @@ PerRank = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class RankView:
-    """One rank as detectors see it. `exposed_wait_ns` (k,) and `wait_ns` (m,): -1 unknown."""
+    """One rank as detectors see it. `exposed_wait_ns` (k,) and `wait_ns` (m,): -1 unknown.
+
+    `collective` (m,): the same number for the same collective on all ranks, -1 unknown.
+    """
 
     rank: int
     steps: Steps
@@ -36,6 +39,7 @@ class RankView:
     comm: CommTable
     compute: Spans
     wait_ns: Int64s
+    collective: Int64s
     exposed_wait_ns: Int64s
     host: Host
     facts: RankFacts

@@ -274,12 +274,3 @@ def launch_bound(context: Context) -> Iterator[Charge]:
         " fused optimizers and norms; fewer Python hooks and synchronisations; note that the "
         "profiler itself slows the host",
     )
-
-
-def lateness(context: Context) -> float:
-    """How much earlier the step would end if the last rank came with the second last, ns."""
-    slack = context.slack
-    if slack is None:
-        return 0.0
-    first, second = np.sort(slack)[:2]
-    return float(second - first)

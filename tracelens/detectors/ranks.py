@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from tracelens.detectors.context import Charge, Context, PerRank, charge
-from tracelens.detectors.host_side import lateness
 from tracelens.host import Cause
+from tracelens.matching import exposed_wait_of_rows
 from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE, OUTLIER_SHARE, STALLS
 from tracelens.trace import Int64s
 from tracelens.units import format_ns
@@ -37,18 +37,22 @@ def straggler_host(context: Context) -> Iterator[Charge]:
     """Is one rank's host thread late, so that the others wait for it?
 
     Fires where the last rank's lateness costs `LATE_SHARE` of the step and at least half of it is
-    more host-caused idle time than the median rank has. Cost: until the second last rank.
+    more host-caused idle time than the median rank has. Cost: until the second last rank, in each
+    collective (it need not be the same one), and in sum.
     """
-    at, late = context.critical, lateness(context)
-    if at is None or late < LATE_SHARE * context.step_ns:
+    slack, at = context.slack, context.critical
+    if slack is None or at is None:
+        return
+    late = _lateness(context, slack, at)
+    if late < LATE_SHARE * context.step_ns:
         return
     idle = sum(context.idle(c) for c in (Cause.LAUNCH, Cause.DEVICE))
     extra = float(idle[at] - np.median(idle))  # type: ignore[index]
     if extra < 0.5 * late:
         return
     rank = context.views[at].rank
-    waits = context.waits
-    others = np.delete(waits, at) if waits is not None else np.zeros(1)
+    others = np.delete(slack, at) - slack[at]
+    rest = ", what is found above taken off" if np.ptp(context.explained) > 0.1 * late else ""
     cause = np.zeros(len(context.views))
     cause[at] = late
     yield charge(
@@ -60,14 +64,26 @@ def straggler_host(context: Context) -> Iterator[Charge]:
         ranks=(rank,),
         evidence=(
             f"the other ranks wait {format_ns(float(others.min()))} to "
-            f"{format_ns(float(others.max()))} a step in collectives, rank {rank} "
-            f"{format_ns(float(waits[at]) if waits is not None else 0)}",
+            f"{format_ns(float(others.max()))} a step longer in collectives than rank {rank}{rest}",
             f"its GPU idles {format_ns(extra)} a step longer than the median rank's because its "
             "host launches later, with the same kernels to launch",
         ),
         remedy="look at that rank's host: cores pinned to it (numactl, --bind_cores_to_rank), other"
         " processes, CPU frequency, logging or saving on one rank only",
     )
+
+
+def _lateness(context: Context, slack: PerRank, at: int) -> float:
+    """How much earlier the step would end if rank `at` came with the second last, ns."""
+    number = max((int(v.collective.max(initial=-1)) for v in context.views), default=-1) + 1
+    waits = np.full((len(context.views), number), np.inf)
+    for row, v in zip(waits, context.views, strict=True):
+        on = (v.collective >= 0) & v.whole[np.maximum(v.comm.step, 0)]
+        row[v.collective[on]] = exposed_wait_of_rows(v.comm, v.wait_ns, v.compute)[on]
+    there = np.isfinite(waits[at])
+    others = np.delete(waits, at, axis=0)[:, there].min(axis=0)
+    room = float(others[np.isfinite(others)].sum()) / max(int(context.views[at].whole.sum()), 1)
+    return min(room, float(np.partition(slack, 1)[1] - slack[at]))
 
 
 def uneven_work(context: Context) -> Iterator[Charge]:
