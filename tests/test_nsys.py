@@ -119,10 +119,14 @@ def test_odd_rows_are_counted(tmp_path: Path) -> None:
 def test_device_names_follow_cuda_s_order_not_the_driver_s(tmp_path: Path) -> None:
     b = NsysBuilder()
     b.kernel("k(int)", 1, 5, device=0)
-    for gpu, name, cuda in ((0, "small", 1), (1, "big", 0)):
+    for gpu, name, cuda in ((0, "small", 1), (1, "middle", 2), (2, "big", 0)):
         b.add("TARGET_INFO_GPU", id=gpu, name=name, cuDevice=gpu)
         b.add("TARGET_INFO_CUDA_DEVICE", gpuId=gpu, cudaId=cuda, pid=10)
-    assert open_trace(b.write(tmp_path / "r.sqlite")).info.devices == ("big", "small")
+    assert open_trace(b.write(tmp_path / "r.sqlite")).info.devices == (
+        "big",
+        "small",
+        "middle",
+    )
 
 
 # ------------------------------------------------------------------------------------------- NVTX
@@ -406,6 +410,31 @@ def test_accumulation_tells_stage_one_from_two(tmp_path: Path, every: bool, stag
     setup = tracelens.analyze(b.write(tmp_path / "r.sqlite")).setup
     assert setup.value("gradient_accumulation_steps") == 2
     assert setup.value("zero_stage") == stage
+
+
+def test_micro_steps_of_the_engine_are_no_steps(tmp_path: Path) -> None:
+    b = NsysBuilder()
+    b.domain(1, "NCCL")
+    for i in range(6):
+        accumulated(b, 1000 * i, every=True)
+    a = tracelens.analyze(b.write(tmp_path / "r.sqlite"))
+    assert a.ranks[0].step_source == "forward ranges"
+    assert len(a.ranks[0].steps) == 6
+    assert a.setup.value("gradient_accumulation_steps") == 2
+
+
+def test_a_range_that_outlives_its_parent_confuses_nothing(tmp_path: Path) -> None:
+    """Clocks of pops may be odd: what follows belongs to nobody."""
+    b = NsysBuilder()
+    b.range("parent", 10, 50)
+    b.range("child", 20, 60)
+    for at in (30, 70, 90):
+        b.kernel("k(int)", at, at + 1)
+    b.range("later", 80, 100)
+    seen = pipeline.look(open_trace(b.write(tmp_path / "r.sqlite")))
+    s = seen.trace.slices
+    parents = [seen.trace.strings[s.name[i]] if i >= 0 else None for i in seen.work.parent]
+    assert parents == ["child", None, "later"]
 
 
 def test_stage_three_by_its_own_ranges(tmp_path: Path) -> None:
