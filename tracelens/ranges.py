@@ -14,7 +14,7 @@ import numpy as np
 from tracelens.classify import Op, is_comm
 from tracelens.links import GpuWork
 from tracelens.thresholds import STEP_RANGE_WORK
-from tracelens.trace import Int32s, Int64s, Kind, Trace
+from tracelens.trace import HIDDEN_GRAPH, Int32s, Int64s, Kind, Trace
 
 #: A step by number: "step 3", "iteration_7", "train step: 12", "global_step=4", "Step #5", "iter9".
 _NUMBERED = re.compile(
@@ -83,7 +83,8 @@ def user_steps(trace: Trace, work: GpuWork) -> StepRanges | None:
         name = trace.strings[code]
         if _NUMBERED.match(name) or _BARE.match(name):
             families.setdefault(re.sub(r"\d+$", "", name), []).append(code)
-    model = np.sort(work.launch_ns[np.isin(work.op, (Op.GEMM, Op.ATTENTION))])
+    graphs = np.isin(s.name[work.row], trace.names_where([HIDDEN_GRAPH]))
+    model = np.sort(work.launch_ns[np.isin(work.op, (Op.GEMM, Op.ATTENTION)) | graphs])
     for codes in families.values():
         rows = trace.rows(Kind.ANNOTATION, np.array(codes, np.int32))
         tracks, counts = np.unique(s.track[rows], return_counts=True)
