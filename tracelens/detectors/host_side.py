@@ -156,12 +156,14 @@ def host_pause(context: Context) -> Iterator[Charge]:
     if idle.max() <= 0 or not pauses:
         return
     longest, view = max(pauses, key=lambda p: p[0].dur_ns)
+    ranks = _ranks(context, idle > 0)
+    whose = f"Rank {ranks[0]}'s" if len(ranks) == 1 < len(context.views) else "The"
     yield charge(
         context,
         "host_pause",
-        "The host does nothing that the trace shows for {cost} a step",
+        f"{whose} host does nothing that the trace shows for {{cost}} a step",
         idle,
-        ranks=_ranks(context, idle > 0),
+        ranks=ranks,
         steps=tuple(sorted({int(v.steps.number[p.step]) for p, v in pauses})),
         evidence=(
             f"{len(pauses)} pauses with no event on any thread; the longest, "
