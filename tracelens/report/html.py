@@ -15,7 +15,7 @@ from tracelens.report.palette import PARTS as COLORS
 from tracelens.report.tables import PARTS
 from tracelens.report.text import clean, duration, percent, plural, ranges, tool_version
 from tracelens.report.timeline import timeline_of, typical_step
-from tracelens.report.verdict import no_communication, verdict
+from tracelens.report.verdict import hidden_communication, verdict
 from tracelens.units import format_count
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ def _steps(analysis: Analysis) -> str:
 
 def _communication(analysis: Analysis) -> str:
     if not analysis.collective_rows:
-        return _section("Communication", _note(no_communication(analysis)))
+        text = hidden_communication(analysis) or "No communication kernels in the steps."
+        return _section("Communication", _note(text))
     return _section(
         "Communication, per step and rank",
         _plot("overlap", overlap_figure(analysis)),

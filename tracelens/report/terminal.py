@@ -18,7 +18,7 @@ from tracelens.report.palette import ASCII_BLOCKS, BLOCKS, TERMINAL
 from tracelens.report.tables import PARTS, BreakdownRow, SetupRow
 from tracelens.report.terminal_causes import draw_causes
 from tracelens.report.text import clean, digits_for, ms_cell, number, percent, plural, ranges, rate
-from tracelens.report.verdict import no_communication, verdict
+from tracelens.report.verdict import hidden_communication, verdict
 from tracelens.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -273,7 +273,8 @@ def _breakdown_notes(
 def _collectives(analysis: Analysis, width: int, ascii_only: bool) -> RenderableType:
     rows = analysis.collective_rows[:MAX_COLLECTIVES]
     if not rows:
-        return Text(no_communication(analysis), "bright_black")
+        text = hidden_communication(analysis) or "No communication kernels in the steps."
+        return Text(text, "bright_black")
     digits = digits_for([c.total_ns for c in rows])
 
     def column(title: str, cells: Sequence[str | None], drop: int, left: bool = False) -> Column:

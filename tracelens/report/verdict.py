@@ -157,21 +157,21 @@ def _step_words(analysis: Analysis) -> str:
 
 
 # ------------------------------------------------------------------------------- what is exposed
-def no_communication(analysis: Analysis) -> str:
-    """What to say where no communication kernel was recorded: none ran, or it may be hidden."""
+def hidden_communication(analysis: Analysis) -> str:
+    """What to say where graphs may hide all communication; empty where nothing is hidden."""
     hidden = sum(r.facts.hidden for r in analysis.ranks)
-    if hidden:
-        return (
-            f"Whether ranks communicate is hidden in {plural(hidden, 'CUDA graph launch')} that "
-            "were recorded as a whole; record with --cuda-graph-trace=node."
-        )
-    return "No communication runs on the GPU in these steps."
+    if not hidden:
+        return ""
+    return (
+        f"Whether ranks communicate is hidden in {plural(hidden, 'CUDA graph')} recorded as a "
+        "whole; record with --cuda-graph-trace=node."
+    )
 
 
 def _exposed(analysis: Analysis) -> str:
     s = analysis.summary
     if not s.comm:
-        return no_communication(analysis)
+        return hidden_communication(analysis) or "No communication runs on the GPU in these steps."
     if not s.exposed_comm:
         return "No communication is exposed: all of it runs beside compute."
     rows = sorted(
