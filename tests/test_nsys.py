@@ -463,6 +463,24 @@ def test_graphs_hide_and_are_said_to(tmp_path: Path) -> None:
         assert a.setup["pipeline_parallel_size"].evidence
 
 
+def test_steps_that_are_all_graphs(tmp_path: Path) -> None:
+    """Nothing but graphs: steps by the user's ranges, and no word that ranks do not communicate."""
+    b = NsysBuilder()
+    for i in range(5):
+        at = 1000 * i
+        b.range(f"step {i}", at, at + 900)
+        b._correlation += 1
+        b.add("CUPTI_ACTIVITY_KIND_GRAPH_TRACE", start=at + 100, end=at + 800, deviceId=0,
+              streamId=7, correlationId=b._correlation, globalPid=b.pid(10))  # fmt: skip
+        b.call("cudaGraphLaunch_v10000", at + 50, at + 60)
+    a = tracelens.analyze(b.write(tmp_path / "r.sqlite"))
+    assert a.ranks[0].step_source == "NVTX ranges"
+    assert len(a.ranks[0].steps) == 5
+    report = a.report()
+    assert "hidden in 5 CUDA graphs" in " ".join(report.replace("│", " ").split())
+    assert "No communication" not in report
+
+
 def test_a_window_without_a_step_proves_no_absence(tmp_path: Path) -> None:
     b = NsysBuilder()
     b.range("aten::mm, seq = 3, op_id = 1", 0, 9)
