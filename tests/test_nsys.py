@@ -603,7 +603,10 @@ def test_a_report_without_nsys_names_the_command(
     with pytest.raises(UnsupportedFormat, match="not on PATH") as caught:
         open_trace(path)
     line = f"nsys export --type sqlite --include-json=true -o {tmp_path / 'ds.sqlite'} {path}"
-    assert line in str(caught.value.hint)
+    assert line in str(caught.value)
+    with pytest.raises(errors.InputError) as caught_all:
+        tracelens.analyze(path)
+    assert line in str(caught_all.value)
 
 
 def test_a_report_is_exported_by_nsys_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -81,8 +82,9 @@ def _export(given: Path, target: Path) -> None:
     program = shutil.which(line[0])
     if program is None:
         raise UnsupportedFormat(
-            f"{given}: an Nsight Systems report can only be read by nsys, which is not on PATH",
-            hint=f"run `{' '.join(line)}` where nsys is, and give the .sqlite file",
+            f"{given}: an Nsight Systems report can only be read by nsys, which is not on PATH; "
+            f"run `{shlex.join(line)}` where it is",
+            hint="give the .sqlite file that this writes",
         )
     talk = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL  # nsys draws its progress
     try:
