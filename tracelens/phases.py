@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,10 @@ from tracelens.ranges import autograd_passes, backward_ranges
 from tracelens.steps import EVALUATE, StepMap, forward_marks, host_calls
 from tracelens.thresholds import SCALAR_NELEMS
 from tracelens.trace import Int8s, Int32s, Int64s, Kind, Trace, _freeze
+
+
+#: NCCL's reductions of half-precision sums: never a norm, a flag or a count.
+_HALF_SUM = re.compile(r"^nccl\w*Reduce\w*_(bf16|f16|half|__nv_bfloat16)")
 
 
 class Phase(enum.IntEnum):
@@ -73,6 +78,7 @@ def find_phases(trace: Trace, work: GpuWork, found: StepMap) -> Phases:
     passes = find_passes(trace, found, marks)
     if not len(passes):
         passes = _passes_without_nodes(trace, work, found)
+        marks = _model_launches(work, passes)
     n = len(work)
     phase = np.full(n, -1, np.int8)
     micro = np.full(n, -1, np.int32)
@@ -83,7 +89,8 @@ def find_phases(trace: Trace, work: GpuWork, found: StepMap) -> Phases:
             phase[known] = Phase.FORWARD
             micro[known] = 0
         return Phases(phase, micro, passes)
-    edges, label, index = _timeline(trace, found, marks, passes)
+    reductions = _gradient_reductions(trace, work)
+    edges, label, index = _timeline(trace, found, (marks, reductions), passes)
     at = np.searchsorted(edges, work.launch_ns[known], "right") - 1
     phase[known] = np.where(at >= 0, label[np.maximum(at, 0)], Phase.FORWARD)
     micro[known] = np.where(at >= 0, index[np.maximum(at, 0)], 0)
@@ -138,14 +145,17 @@ def _passes_without_nodes(trace: Trace, work: GpuWork, found: StepMap) -> Passes
 
 
 def _timeline(
-    trace: Trace, found: StepMap, marks: Int64s, passes: Passes
+    trace: Trace, found: StepMap, signs: tuple[Int64s, Int64s], passes: Passes
 ) -> tuple[Int64s, Int8s, Int32s]:
-    """Edges on the host timeline and what begins there: (edge, phase, micro-step)."""
+    """Edges on the host timeline and what begins there: (edge, phase, micro-step).
+
+    `signs` are the times of forward work, and of gradient reductions.
+    """
+    marks, reductions = signs
     steps = found.steps
     rows: list[tuple[int, int, int]] = []
     optimizer = trace.ranges(trace.names_starting(OPTIMIZER_STEP))
     optimizer_ns = trace.slices.ts_ns[optimizer]
-    reductions = _gradient_reductions(trace)
     for k in range(len(steps)):
         begin, stop = int(steps.host_start_ns[k]), int(steps.host_end_ns[k])
         mine = np.flatnonzero(passes.step == k)
@@ -165,11 +175,29 @@ def _timeline(
     return table[:, 0], table[:, 1].astype(np.int8), table[:, 2].astype(np.int32)
 
 
-def _gradient_reductions(trace: Trace) -> Int64s:
+def _model_launches(work: GpuWork, passes: Passes) -> Int64s:
+    """When matrix products and attention were launched outside of backward passes, ascending."""
+    at = np.sort(work.launch_ns[np.isin(work.op, (Op.GEMM, Op.ATTENTION)) & (work.launch >= 0)])
+    before = np.searchsorted(passes.start_ns, at, "right") - 1
+    inside = (before >= 0) & (at < passes.end_ns[np.maximum(before, 0)]) if len(passes) else at < 0
+    return at[~inside]
+
+
+def _gradient_reductions(trace: Trace, work: GpuWork) -> Int64s:
     """End times of host calls that reduce more than a scalar, ascending, ns.
 
     Between the last autograd node and the optimizer these are the rest of the gradients (the
     last bucket of ZeRO-1 and 2, everything at stage 0 and at stage 1 without overlap).
     """
     reduces = (Op.ALL_REDUCE, Op.REDUCE, Op.REDUCE_SCATTER)
-    return np.sort(trace.slices.end_ns[host_calls(trace, *reduces, min_nelems=SCALAR_NELEMS + 1)])
+    called = trace.slices.end_ns[host_calls(trace, *reduces, min_nelems=SCALAR_NELEMS + 1)]
+    if trace.info.source != "nsys":
+        return np.sort(called)
+    # host records without elements: the message's bytes tell, else the type in the kernel's name
+    s = trace.slices
+    size = s.bytes[work.row]
+    half = np.array([i for i, t in enumerate(trace.strings) if _HALF_SUM.search(t)], np.int32)
+    by_name = np.isin(s.name[work.row], half) | (work.op == Op.REDUCE_SCATTER)
+    large = np.where(size >= 0, size > 8 * SCALAR_NELEMS, by_name)
+    on = np.isin(work.op, reduces) & (work.launch >= 0) & large
+    return np.sort(np.concatenate((called, s.end_ns[work.launch[on]])))
