@@ -15,7 +15,6 @@ from tracelens.steps import EVALUATE, StepMap, forward_marks, host_calls
 from tracelens.thresholds import SCALAR_NELEMS
 from tracelens.trace import Int8s, Int32s, Int64s, Kind, Trace, _freeze
 
-
 #: NCCL's reductions of half-precision sums: never a norm, a flag or a count.
 _HALF_SUM = re.compile(r"^nccl\w*Reduce\w*_(bf16|f16|half|__nv_bfloat16)")
 
