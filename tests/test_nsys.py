@@ -700,3 +700,29 @@ def test_backward_passes_by_torch_s_own_threads(tmp_path: Path) -> None:
     a = tracelens.analyze(b.write(tmp_path / "r.sqlite"))
     assert a.setup.value("gradient_accumulation_steps") == 2
     assert [(c.kind, c.phase) for c in a.collective_rows] == [("all_reduce", "backward")]
+
+
+def test_what_the_main_thread_reduces_after_a_pass_is_no_activation(tmp_path: Path) -> None:
+    """ZeRO-2's last bucket: launched when the engine's thread is done, before the next forward."""
+    b = NsysBuilder()
+    b.add("ThreadNames", nameId=b.string("pt_autograd_0"), globalTid=b.tid(10, 2))
+    for i in range(4):
+        at = 1000 * i
+        for micro in (0, 300):
+            b.kernel("nvjet_fwd", at + micro + 10, at + micro + 90)
+            b.kernel("nvjet_bwd", at + micro + 120, at + micro + 200, thread=2)
+            b.kernel("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(x)", at + micro + 210,
+                     at + micro + 280, stream=9)  # fmt: skip
+        b.kernel("ncclDevKernel_AllReduce_Sum_f32_RING_LL(x)", at + 600, at + 610)
+        b.kernel("multi_tensor_adam", at + 650, at + 700)
+        b.kernel("ncclDevKernel_AllGather_RING_LL(x)", at + 750, at + 800)
+        b.range(f"step {i}", at, at + 900)
+    a = tracelens.analyze(b.write(tmp_path / "r.sqlite"))
+    found = {(c.kind, c.phase, c.dtype): c.count_per_step for c in a.collective_rows}
+    assert found == {
+        ("all_reduce", "backward", "bf16"): 2,
+        ("all_reduce", "step", "fp32"): 1,
+        ("all_gather", "step", None): 1,
+    }
+    assert a.setup.value("tensor_parallel_size") == 1
+    assert a.setup.value("gradient_accumulation_steps") == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import lzma
+import sqlite3
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -111,3 +113,29 @@ def test_ranks_of_several_reports_share_a_clock() -> None:
     assert m.n_unmatched == 0
     assert m.residual_ns is not None
     assert m.residual_ns < 50_000
+
+
+#: What is left to say when the ranges, and with them DeepSpeed's names, are gone.
+BARE: dict[str, dict[str, object]] = {
+    "nsys_zero2": {"overlap_comm": True, "gradient_accumulation_steps": 1, "zero_stage": None},
+    "nsys_zero3": {"overlap_comm": False, "gradient_accumulation_steps": 1, "zero_stage": 3},
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+@pytest.mark.parametrize("without", ["NVTX_EVENTS", "CUPTI_ACTIVITY_KIND_RUNTIME"])
+def test_kernels_alone_say_what_they_can(tmp_path: Path, name: str, without: str) -> None:
+    path = tmp_path / "node0.sqlite"
+    path.write_bytes(lzma.decompress((RECORDED / name / "node0.sqlite.xz").read_bytes()))
+    con = sqlite3.connect(path)
+    con.execute("DROP TABLE NVTX_EVENTS")
+    if without != "NVTX_EVENTS":
+        con.execute(f"DROP TABLE {without}")
+    con.commit()
+    con.close()
+    a, expected = tracelens.analyze(path), truth(name)
+    claimed = {k: a.setup.value(k) for k in expected if a.setup.value(k) is not None}
+    assert claimed == {k: expected[k] for k in claimed}
+    assert {k: a.setup.value(k) for k in BARE[name]} == BARE[name]
+    assert a.ranks[0].step_source == "optimizer kernels"
+    assert "missing_table" in {n.code for n in a.notes}
