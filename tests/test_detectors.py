@@ -572,6 +572,23 @@ def test_exposed_reduction_by_setup(
         assert key.startswith("zero_optimization.")
 
 
+def test_only_compute_hides_a_reduction(tmp_path: Path) -> None:
+    """Of 20 ms of reduction no more than 10 ms of compute can hide, less the first bucket's."""
+    short = Rank(compute=10)
+    setup = {"zero_stage": 2, "overlap_comm": True, "reduce_bucket_size": 500_000_000}
+    context = context_of(Run((short, short), reduce=20), tmp_path, **setup)
+    assert cost_of(context, "bucket_too_large") == ms(HIDEABLE / 2)
+
+
+def test_a_slow_link_has_the_cost_and_the_remedy_is_still_said(tmp_path: Path) -> None:
+    """80 MB in 20 ms are 4 GB/s: nothing is left to charge; at 4 GB/s overlap hides 14.67 - 6."""
+    setup = {"zero_stage": 2, "overlap_comm": False, "reduce_bucket_size": 500_000_000}
+    run = Run(reduce=20, nelems=40_000_000, device="NVIDIA H200")
+    off = found_in(context_of(run, tmp_path, **setup))["overlap_off"]
+    assert off.cost_ms_per_step == 0
+    assert "saves up to 8.67 ms a step" in off.evidence[0]
+
+
 def test_zero2_reduces_every_microstep(tmp_path: Path) -> None:
     """Two reductions of 8 ms a step, the first in an early micro-step, both exposed.
 

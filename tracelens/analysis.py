@@ -43,6 +43,7 @@ class RankAnalysis:
     op_ns: Int64s
     kernels: Int64s
     compute: Spans
+    backward: Spans
     exposed_wait_ns: Int64s
     host: Host
     facts: RankFacts

@@ -44,9 +44,9 @@ class StepBreakdown:
         return len(self.wall)
 
 
-def compute_spans(work: GpuWork) -> Spans:
-    """When at least one compute kernel runs."""
-    on = is_compute(work.op)
+def compute_spans(work: GpuWork, among: Bools | None = None) -> Spans:
+    """When at least one compute kernel runs, of all or of some rows."""
+    on = is_compute(work.op) if among is None else is_compute(work.op) & among
     return union(work.start_ns[on], work.end_ns[on])
 
 

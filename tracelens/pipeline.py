@@ -23,7 +23,7 @@ from tracelens.ingest.run import RankFile, RunPlan, discover
 from tracelens.links import link
 from tracelens.matching import Matches, RankComm, exposed_wait, match
 from tracelens.overlap import break_down, compute_spans
-from tracelens.phases import Phases, find_phases
+from tracelens.phases import Phase, Phases, find_phases
 from tracelens.steps import Steps, find_steps
 from tracelens.trace import Bools, Int64s, Note, Trace
 
@@ -146,6 +146,7 @@ def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
         op_ns=op_ns,
         kernels=np.bincount(found.of_work[inside], minlength=len(found.steps)),
         compute=compute_spans(work),
+        backward=compute_spans(work, seen.phases.phase == Phase.BACKWARD),
         exposed_wait_ns=np.full(len(found.steps), -1, np.int64),
         host=look_at_host(
             trace, work, found, _backward_ends(seen.phases, len(found.steps)), _counted(found.steps)
@@ -232,6 +233,7 @@ def _context(
             breakdown=r.breakdown,
             comm=r.comm,
             compute=r.compute,
+            backward=r.backward,
             wait_ns=wait,
             collective=number,
             exposed_wait_ns=r.exposed_wait_ns,

@@ -16,6 +16,7 @@ from tracelens.classify import Op
 from tracelens.detectors.context import Charge, Context, PerRank, charge
 from tracelens.host import Cause
 from tracelens.infer.zero import by_micro_step
+from tracelens.intervals import clip_lengths
 from tracelens.thresholds import (
     CONTENTION,
     FEW_REDUCTIONS,
@@ -102,6 +103,34 @@ def _exposed(context: Context, role: str) -> PerRank:
 def _sure(context: Context, exposed: PerRank) -> PerRank:
     """What is sure to be lost: nothing where waiting could not be told from transfer."""
     return exposed if context.waits is not None else exposed * 0.0
+
+
+def _hideable(context: Context, exposed: PerRank) -> PerRank:
+    """What of exposed reductions more and well-sized buckets would hide, ns a step.
+
+    All but the last bucket, beside as much of the backward pass as follows the first one and has
+    no reduction beside it yet; what is hidden slows compute (`CONTENTION`).
+    """
+    masks = [r.reduction for r in context.roles()]
+    room = context.exposed_transfer(masks) - context.transfer(masks)
+    for i, v in enumerate(context.views):
+        spans = v.backward if len(v.backward[0]) else v.compute
+        inside = clip_lengths(spans, v.steps.start_ns, v.steps.end_ns)
+        room[i] += float(inside[v.whole].mean())
+    most = np.minimum(exposed, np.maximum(room, 0.0))
+    return most * (1 - 1 / GOOD_REDUCTIONS) * (1 - CONTENTION)
+
+
+def _as_it_is(context: Context, less_ns: float = 0.0) -> tuple[str, ...]:
+    """What the remedy gives where a slow link stays: said beside the cost, which the link has."""
+    link = find_link(context)
+    if link is None or not link.slow:
+        return ()
+    whole = context.exposed_transfer([r.reduction for r in context.roles()])
+    saved = float((_sure(context, _hideable(context, whole)) - less_ns).min())
+    if saved <= 0:
+        return ()
+    return (f"the slow link has its cost; if it stays, this saves up to {format_ns(saved)} a step",)
 
 
 def _amount(context: Context, exposed: PerRank) -> str:
@@ -191,7 +220,7 @@ def _by_setup(context: Context) -> Iterator[Charge]:
     zero = stage.value in (1, 2) or (stage.value is None and set(stage.candidates) == {1, 2})
     overlap = context.setup.value("overlap_comm")
     seen = (f"reductions in a backward pass: {count:g}; {_amount(context, exposed)}",)
-    hideable = _sure(context, exposed) * (1 - 1 / GOOD_REDUCTIONS) * (1 - CONTENTION)
+    hideable = _sure(context, _hideable(context, exposed))
     if zero and overlap is True and count > MANY_REDUCTIONS:
         yield from _too_small(context, count)
     elif exposed.max() <= 0:
@@ -203,7 +232,11 @@ def _by_setup(context: Context) -> Iterator[Charge]:
             "Gradients are reduced with nothing beside them: overlap_comm is off",
             np.maximum(hideable - OVERLAP_SYNC_NS, 0.0),
             ranks=tuple(v.rank for v in context.views),
-            evidence=(*seen, *context.setup["overlap_comm"].evidence),
+            evidence=(
+                *_as_it_is(context, OVERLAP_SYNC_NS),
+                *seen,
+                *context.setup["overlap_comm"].evidence,
+            ),
             remedy="overlap_comm: true (needs a second bucket buffer; not with pipelines)",
             config={"zero_optimization.overlap_comm": True},
         )
@@ -215,7 +248,11 @@ def _by_setup(context: Context) -> Iterator[Charge]:
             "overlap_comm has little to overlap: few and large reductions",
             hideable,
             ranks=tuple(v.rank for v in context.views),
-            evidence=(*seen, *context.setup["reduce_bucket_size"].evidence),
+            evidence=(
+                *_as_it_is(context),
+                *seen,
+                *context.setup["reduce_bucket_size"].evidence,
+            ),
             remedy=f"reduce_bucket_size about {format_count(size)} elements: "
             f"{GOOD_REDUCTIONS} buckets a pass, of which only the last stays exposed",
             config={"zero_optimization.reduce_bucket_size": size},

@@ -29,6 +29,7 @@ PerRank = NDArray[np.float64]
 class RankView:
     """One rank as detectors see it. `exposed_wait_ns` (k,) and `wait_ns` (m,): -1 unknown.
 
+    `compute`, `backward`: when a compute kernel runs, at all and of a backward pass.
     `collective` (m,): the same number for the same collective on all ranks, -1 unknown.
     """
 
@@ -38,6 +39,7 @@ class RankView:
     breakdown: StepBreakdown
     comm: CommTable
     compute: Spans
+    backward: Spans
     wait_ns: Int64s
     collective: Int64s
     exposed_wait_ns: Int64s
