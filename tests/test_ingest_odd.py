@@ -333,7 +333,8 @@ def test_an_nsys_report_says_how_to_export(tmp_path: Path) -> None:
     path.write_bytes(b"\x01\x02\x03")
     with pytest.raises(UnsupportedFormat) as caught:
         open_trace(path)
-    assert "nsys export --type sqlite" in (caught.value.hint or "")
+    assert "nsys export --type sqlite" in str(caught.value)
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(
