@@ -328,10 +328,15 @@ def test_optimizer_offload_stall(tmp_path: Path) -> None:
     assert how(context_of(Run(after=40), tmp_path), "optimizer_offload_stall") == ("clean", None)
 
 
-def copies(trace: TraceBuilder, step: int, zero: float, nbytes: int = 50_000_000) -> None:
+def copies(
+    trace: TraceBuilder,
+    step: int,
+    zero: float,
+    nbytes: int = 50_000_000,
+    name: str = "Memcpy HtoD (Pageable -> Device)",
+) -> None:
     corr = 1000 + len(trace)
     trace.launch(corr, ts=us(zero + 1.99), dur=5, tid=100, name="cudaMemcpyAsync")
-    name = "Memcpy HtoD (Pageable -> Device)"
     trace.gpu("gpu_memcpy", name, us(zero + 2), us(5), bytes=nbytes, correlation=corr)
 
 
@@ -343,6 +348,42 @@ def test_pageable_copy(tmp_path: Path) -> None:
     assert how(context_of(Run((beside, beside)), tmp_path), "pageable_copy") == ("clean", None)
     scalars = Rank(compute=95, lead=5, add=lambda t, k, z: copies(t, k, z, 512))
     assert how(context_of(Run((scalars,) * 2), tmp_path), "pageable_copy") == ("clean", None)
+
+
+def test_copies_to_pageable_memory_in_every_step(tmp_path: Path) -> None:
+    def writes(trace: TraceBuilder, step: int, zero: float) -> None:
+        copies(trace, step, zero, name="Memcpy DtoH (Device -> Pageable)")
+
+    talks = Rank(compute=95, lead=5, add=writes)
+    assert cost_of(context_of(Run((talks, talks)), tmp_path), "pageable_copy") == ms(5)
+
+
+def pinned(trace: TraceBuilder, step: int, zero: float) -> None:
+    copies(trace, step, zero, name="Memcpy HtoD (Pinned -> Device)")
+
+
+def test_param_offload_stall(tmp_path: Path) -> None:
+    """5 ms of copies from pinned memory, nothing beside them, where parameters are offloaded."""
+    feeds = Rank(compute=95, lead=5, add=pinned)
+    context = context_of(Run((feeds, feeds)), tmp_path, offload_param="cpu")
+    assert cost_of(context, "param_offload_stall") == ms(5)
+    assert how(context, "pageable_copy") == ("clean", None)
+    context = context_of(Run((feeds, feeds)), tmp_path, offload_param="none")
+    assert how(context, "param_offload_stall") == ("clean", None)
+
+
+@pytest.mark.parametrize(("offload_param", "cost"), [("none", 45), ("cpu", 40)])
+def test_copies_of_an_offloaded_optimizer(offload_param: str, cost: float, tmp_path: Path) -> None:
+    """40 ms for the CPU's optimizer and 5 of copies, which are the parameters' if those are too."""
+
+    def updates(trace: TraceBuilder, step: int, zero: float) -> None:
+        pinned(trace, step, zero)
+        trace.annotation("Optimizer.step#DeepSpeedCPUAdam.step", ts=us(zero + 106), dur=us(38))
+
+    both = Rank(compute=95, lead=5, add=updates)
+    run = Run((both, both), after=40)
+    context = context_of(run, tmp_path, offload_param=offload_param)
+    assert cost_of(context, "optimizer_offload_stall") == ms(cost)
 
 
 def syncs(n: int) -> Adds:

@@ -62,6 +62,8 @@ class Host:
         Exposed copies to pageable host memory, and their bytes.
     input_ns, input_bytes : int64 (k,)
         The same from pageable host memory.
+    host_copy_ns : int64 (k,)
+        Exposed copies between host and GPU in either direction, pinned memory or not.
     syncs : mapping of synchronising call to count per step, in forward and backward
     allocator_calls : int64 (k,)
         Allocating and freeing runtime calls of each step.
@@ -85,6 +87,7 @@ class Host:
     save_bytes: Int64s
     input_ns: Int64s
     input_bytes: Int64s
+    host_copy_ns: Int64s
     syncs: dict[str, float]
     allocator_calls: Int64s
     stalls: Int64s
@@ -140,6 +143,7 @@ def look_at_host(
         save_bytes=size,
         input_ns=read,
         input_bytes=read_size,
+        host_copy_ns=_exposed(work, np.isin(work.op, (Op.COPY_D2H, Op.COPY_H2D)), steps),
         syncs=_sync_counts(trace, syncs, len(steps)),
         allocator_calls=_count(trace, found, _ALLOCATOR),
         stalls=stalls,
@@ -299,15 +303,20 @@ def _pageable(trace: Trace, work: GpuWork, found: StepMap, direction: Op) -> tup
     s, steps = trace.slices, found.steps
     pageable = np.array([i for i, t in enumerate(trace.strings) if "Pageable" in t], np.int32)
     on = np.isin(s.name[work.row], pageable) & (work.op == direction)
-    kernels = is_compute(work.op) | is_comm(work.op)
-    exposed = subtract(
-        union(work.start_ns[on], work.end_ns[on]),
-        union(work.start_ns[kernels], work.end_ns[kernels]),
-    )
     size = np.zeros(len(steps), np.int64)
     inside = on & (found.of_work >= 0)
     np.add.at(size, found.of_work[inside], np.maximum(s.bytes[work.row[inside]], 0))
-    return clip_lengths(exposed, steps.start_ns, steps.end_ns), size
+    return _exposed(work, on, steps), size
+
+
+def _exposed(work: GpuWork, on: Bools, steps: Steps) -> Int64s:
+    """Time in which some rows run and no kernel, per step."""
+    kernels = is_compute(work.op) | is_comm(work.op)
+    alone = subtract(
+        union(work.start_ns[on], work.end_ns[on]),
+        union(work.start_ns[kernels], work.end_ns[kernels]),
+    )
+    return clip_lengths(alone, steps.start_ns, steps.end_ns)
 
 
 def _sync_counts(trace: Trace, rows: Int64s, n_steps: int) -> dict[str, float]:

@@ -40,6 +40,7 @@ DETECTORS: tuple[Detector, ...] = (
     Detector(("host_pause",), host_side.host_pause, ("host",)),
     Detector(("optimizer_offload_stall",), host_side.optimizer_offload_stall, ("host",)),
     Detector(("pageable_copy",), host_side.pageable_copy),
+    Detector(("param_offload_stall",), host_side.param_offload_stall),
     Detector(("host_sync", "comms_logger"), host_side.host_sync, ("host",)),
     Detector(("slow_interconnect",), comm.slow_interconnect, ("comm", "ranks", "link")),
     Detector(

@@ -50,19 +50,24 @@ def dataloader_stall(context: Context) -> Iterator[Charge]:
 def optimizer_offload_stall(context: Context) -> Iterator[Charge]:
     """Does the GPU idle while the optimizer runs on the host?
 
-    Cost: idle time from the backward pass to the end of the step, where it makes the step longer;
-    gradients copied to the host during the backward pass come on top.
+    Cost: idle time from the backward pass to the end of the step, where it makes the step longer,
+    and exposed copies of gradients and parameters in pinned memory, unless parameters are offloaded
+    too (param_offload_stall).
     """
     idle = context.idle(Cause.CPU_OPTIMIZER)
     if idle.max() <= 0:
         return
+    copied = idle * 0.0 if _offloads_parameters(context) else _pinned(context)
     yield charge(
         context,
         "optimizer_offload_stall",
         "The GPU idles {cost} a step while the optimizer runs on the CPU",
-        idle,
+        idle + copied,
         ranks=_ranks(context, idle > 0),
-        evidence=(f"idle between the backward pass and the end of the step: {_spread(idle)}",),
+        evidence=(
+            f"idle between the backward pass and the end of the step: {_spread(idle)}",
+            f"copies between host and GPU with nothing beside them: {_spread(copied)}",
+        ),
         remedy="keep optimizer state on the GPU if it fits (remove offload_optimizer), offload only"
         " a part (ratio, ZeRO-3), bind cores to ranks and give the optimizer more threads",
         config={"zero_optimization.offload_optimizer": None},
@@ -224,24 +229,65 @@ def _is_comms_logger(view: RankView) -> bool:
 
 
 def pageable_copy(context: Context) -> Iterator[Charge]:
-    """Are inputs copied from pageable memory, with nothing beside it? Cost: that time.
+    """Are tensors copied from or to pageable memory, with nothing beside it? Cost: that time.
 
-    Silent about scalars (`SCALAR_NELEMS` of 8 bytes): a loss scale, a learning rate.
+    Silent about scalars (`SCALAR_NELEMS` of 8 bytes): a loss scale, a learning rate; and about
+    steps that save a checkpoint.
     """
-    spent = context.per_rank([v.host.input_ns for v in context.views])
-    size = context.per_rank([v.host.input_bytes for v in context.views]).max()
+    times, sizes = [], []
+    for v in context.views:
+        usual = np.ones(len(v.steps), bool)
+        usual[_saving_steps(v.host.save_bytes)] = False
+        times.append(v.host.input_ns + v.host.save_ns * usual)
+        sizes.append(v.host.input_bytes + v.host.save_bytes * usual)
+    spent, size = context.per_rank(times), context.per_rank(sizes).max()
     if spent.max() <= 0 or size <= 8 * SCALAR_NELEMS:
         return
     yield charge(
         context,
         "pageable_copy",
-        "Copies from pageable host memory, {cost} a step",
+        "Copies from or to pageable host memory, {cost} a step",
         spent,
         ranks=_ranks(context, spent > 0),
         evidence=(f"{format_bytes(size)} a step, exposed for {_spread(spent)}",),
         remedy="pin_memory=True in the DataLoader and non_blocking=True in .to(); with offloading, "
         "pin_memory: true in offload_optimizer and offload_param",
     )
+
+
+def param_offload_stall(context: Context) -> Iterator[Charge]:
+    """Does the GPU wait for offloaded parameters to be copied?
+
+    Cost: exposed copies between host and GPU in pinned memory (pageable_copy has the others).
+    """
+    spent = _pinned(context)
+    if not _offloads_parameters(context) or spent.max() <= 0:
+        return
+    yield charge(
+        context,
+        "param_offload_stall",
+        "Offloaded parameters are copied with nothing beside it, {cost} a step",
+        spent,
+        ranks=_ranks(context, spent > 0),
+        evidence=(
+            f"copies between host and GPU with nothing beside them: {_spread(spent)}",
+            *context.setup["offload_param"].evidence,
+        ),
+        remedy="keep parameters on the GPU if they fit (remove offload_param), raise "
+        "stage3_max_live_parameters and stage3_prefetch_bucket_size, or give each fetch more "
+        "compute (micro-batch)",
+        config={"zero_optimization.offload_param": None},
+    )
+
+
+def _offloads_parameters(context: Context) -> bool:
+    return context.setup.value("offload_param") in ("cpu", "nvme")
+
+
+def _pinned(context: Context) -> PerRank:
+    """Exposed copies between host and GPU that are not to or from pageable memory."""
+    rows = [v.host.host_copy_ns - v.host.input_ns - v.host.save_ns for v in context.views]
+    return np.maximum(context.per_rank(rows), 0.0)
 
 
 def launch_bound(context: Context) -> Iterator[Charge]:
