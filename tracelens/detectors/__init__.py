@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from tracelens.detectors import comm, host_side, ranks
+from tracelens.detectors import comm, exposure, host_side, ranks, reduction
 from tracelens.detectors.context import Charge, Context, RankView, Verdict
 from tracelens.findings import Finding
 from tracelens.thresholds import STALLS
@@ -51,7 +51,7 @@ DETECTORS: tuple[Detector, ...] = (
             "exposed_gradient_reduction",
             "zero2_reduces_every_microstep",
         ),
-        comm.gradient_reduction,
+        reduction.gradient_reduction,
         ("comm", "exclusive"),
     ),
     Detector(
@@ -91,7 +91,7 @@ def missing(context: Context, needs: tuple[str, ...]) -> str | None:
         "loader": any(v.facts.starting("enumerate(DataLoader)") for v in context.views),
         "comm": any(len(v.comm) for v in context.views),
         "exclusive": not context.shared_gpu,
-        "link": comm.find_link(context) is not None,
+        "link": exposure.find_link(context) is not None,
     }
     return next((_LACKS[n] for n in needs if not has[n]), None)
 
