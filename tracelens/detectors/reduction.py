@@ -51,6 +51,10 @@ def _by_setup(context: Context) -> Iterator[Charge]:
     overlap = context.setup.value("overlap_comm")
     seen = (f"reductions in a backward pass: {count:g}; {amount_text(context, exposed)}",)
     hideable = sure_of(context, _hideable(context, exposed))
+
+    def evidence(key: str) -> tuple[str, ...]:
+        return context.setup[key].evidence
+
     if zero and overlap is True and count > MANY_REDUCTIONS:
         yield from _too_small(context, count)
     elif exposed.max() <= 0:
@@ -62,11 +66,7 @@ def _by_setup(context: Context) -> Iterator[Charge]:
             "Gradients are reduced with nothing beside them: overlap_comm is off",
             np.maximum(hideable - OVERLAP_SYNC_NS, 0.0),
             ranks=tuple(v.rank for v in context.views),
-            evidence=(
-                *_as_it_is(context, OVERLAP_SYNC_NS),
-                *seen,
-                *context.setup["overlap_comm"].evidence,
-            ),
+            evidence=(*_as_it_is(context, OVERLAP_SYNC_NS), *seen, *evidence("overlap_comm")),
             remedy="overlap_comm: true (needs a second bucket buffer; not with pipelines)",
             config={"zero_optimization.overlap_comm": True},
         )
@@ -78,11 +78,7 @@ def _by_setup(context: Context) -> Iterator[Charge]:
             "overlap_comm has little to overlap: few and large reductions",
             hideable,
             ranks=tuple(v.rank for v in context.views),
-            evidence=(
-                *_as_it_is(context),
-                *seen,
-                *context.setup["reduce_bucket_size"].evidence,
-            ),
+            evidence=(*_as_it_is(context), *seen, *evidence("reduce_bucket_size")),
             remedy=f"reduce_bucket_size about {format_count(size)} elements: "
             f"{GOOD_REDUCTIONS} buckets a pass, of which only the last stays exposed",
             config={"zero_optimization.reduce_bucket_size": size},
