@@ -39,8 +39,8 @@ def slow_interconnect(context: Context) -> Iterator[Charge]:
             f"{link.reached:.1f} GB/s on {context.device}",
             f"{format_ns(float(transfer.min()))} a step of transfer with no compute beside it",
         ),
-        remedy="if the ranks share a host: NCCL_P2P_DISABLE and NCCL_P2P_LEVEL unset, "
-        "nvidia-smi topo -m and nvlink -s, NCCL_DEBUG=INFO says which transport is used; across "
+        remedy="if the ranks share a host: NCCL_P2P_DISABLE, NCCL_P2P_LEVEL and "
+        "NCCL_MAX_NCHANNELS unset, nvidia-smi topo -m and nvlink -s, NCCL_DEBUG=INFO says which transport is used; across "
         "hosts: check that NCCL uses InfiniBand or RoCE (NCCL_IB_DISABLE unset, all NICs up)",
     )
 
