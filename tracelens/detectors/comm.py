@@ -41,7 +41,8 @@ def slow_interconnect(context: Context) -> Iterator[Charge]:
         ),
         remedy="if the ranks share a host: NCCL_P2P_DISABLE, NCCL_P2P_LEVEL and "
         "NCCL_MAX_NCHANNELS unset, nvidia-smi topo -m and nvlink -s, NCCL_DEBUG=INFO says "
-        "which transport is used; across hosts: check that NCCL uses InfiniBand or RoCE (NCCL_IB_DISABLE unset, all NICs up)",
+        "which transport is used; across hosts: check that NCCL uses InfiniBand or RoCE "
+        "(NCCL_IB_DISABLE unset, all NICs up)",
     )
 
 
