@@ -107,13 +107,16 @@ def find_passes(trace: Trace, found: StepMap, marks: Int64s) -> Passes:
     # (ring attention sends inside its nodes: that is one pass)
     sends = s.ts_ns[sends[~TrackSpans(s, evaluate).contain(s.track[sends], s.ts_ns[sends])]]
     marks = np.sort(np.concatenate((marks, sends)))
-    rows = trace.rows(Kind.CPU_OP, trace.names_starting(EVALUATE))
-    start, end = s.ts_ns[rows], s.end_ns[rows]
+    start, end = s.ts_ns[evaluate], s.end_ns[evaluate]
     is_accumulate = np.array(
-        [trace.strings[i].endswith("AccumulateGrad") for i in s.name[rows]], bool
+        [trace.strings[i].endswith("AccumulateGrad") for i in s.name[evaluate]], bool
     )
     seen = np.searchsorted(marks, start, "left")
-    head = np.flatnonzero(np.concatenate(([True], seen[1:] != seen[:-1]))) if len(rows) else rows
+    head = (
+        np.flatnonzero(np.concatenate(([True], seen[1:] != seen[:-1])))
+        if len(evaluate)
+        else evaluate
+    )
     if not len(head):
         none = np.empty(0, np.int64)
         return Passes(none, none.copy(), none.astype(np.int32), none.copy(), none.copy())
@@ -122,7 +125,7 @@ def find_passes(trace: Trace, found: StepMap, marks: Int64s) -> Passes:
         start_ns=first,
         end_ns=np.maximum.reduceat(end, head),
         step=_step_of(found, first),
-        nodes=np.diff(np.append(head, len(rows))),
+        nodes=np.diff(np.append(head, len(evaluate))),
         accumulate=np.add.reduceat(is_accumulate.astype(np.int64), head),
     )
 

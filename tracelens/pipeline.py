@@ -17,6 +17,7 @@ from tracelens.errors import EmptyTrace, InputError
 from tracelens.host import look_at_host
 from tracelens.infer.facts import gather
 from tracelens.infer.result import Setup
+from tracelens.infer.roles import find_roles
 from tracelens.infer.rules import infer_setup
 from tracelens.ingest import open_trace
 from tracelens.ingest.run import RankFile, RunPlan, discover
@@ -239,12 +240,13 @@ def _context(
             exposed_wait_ns=r.exposed_wait_ns,
             host=r.host,
             facts=r.facts,
+            roles=find_roles(r.facts),
         )
         for r, wait, number in zip(ranks, matches.wait_ns, matches.number, strict=True)
     )
     shared = is_shared(views)
     none = np.zeros(len(views))
-    return Context(views, setup, run.device, run.world_size, summary.wall, shared, none, none)
+    return Context(views, setup, run.device, summary.wall, shared, none, none)
 
 
 def _summarize(ranks: Sequence[RankAnalysis]) -> Summary:

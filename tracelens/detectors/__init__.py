@@ -22,8 +22,7 @@ class Detector:
     """A detector: the ids it can fire, what it needs, and the function.
 
     `needs` may name ``host`` (host ops), ``ranks`` (waiting known of several ranks), ``loader``,
-    ``comm``, ``link`` or
-    ``exclusive`` (no other process on the GPU).
+    ``comm``, ``link`` or ``exclusive`` (no other process on the GPU).
     """
 
     ids: tuple[str, ...]
@@ -73,6 +72,15 @@ DETECTORS: tuple[Detector, ...] = (
     Detector(("launch_bound",), host_side.launch_bound),
 )
 
+_HAS: dict[str, Callable[[Context], bool]] = {
+    "host": lambda c: all(v.facts.has_host_ops for v in c.views),
+    "ranks": lambda c: c.waits is not None,
+    "loader": lambda c: any(v.facts.starting("enumerate(DataLoader)") for v in c.views),
+    "comm": lambda c: any(len(v.comm) for v in c.views),
+    "exclusive": lambda c: not c.shared_gpu,
+    "link": lambda c: exposure.find_link(c) is not None,
+}
+
 _LACKS = {
     "host": "host ops were not recorded",
     "ranks": "waiting is not known: every rank of each group has to be read, sends not counted",
@@ -85,15 +93,7 @@ _LACKS = {
 
 def missing(context: Context, needs: tuple[str, ...]) -> str | None:
     """Why a detector cannot run; None if it can."""
-    has = {
-        "host": all(v.facts.has_host_ops for v in context.views),
-        "ranks": context.waits is not None,
-        "loader": any(v.facts.starting("enumerate(DataLoader)") for v in context.views),
-        "comm": any(len(v.comm) for v in context.views),
-        "exclusive": not context.shared_gpu,
-        "link": exposure.find_link(context) is not None,
-    }
-    return next((_LACKS[n] for n in needs if not has[n]), None)
+    return next((_LACKS[n] for n in needs if not _HAS[n](context)), None)
 
 
 def is_shared(views: tuple[RankView, ...]) -> bool:

@@ -14,7 +14,7 @@ from tracelens.findings import Finding, Severity
 from tracelens.host import Cause, Host
 from tracelens.infer.facts import RankFacts
 from tracelens.infer.result import Setup
-from tracelens.infer.roles import Roles, find_roles
+from tracelens.infer.roles import Roles
 from tracelens.intervals import Spans, clip_lengths
 from tracelens.overlap import StepBreakdown
 from tracelens.steps import Steps
@@ -45,6 +45,7 @@ class RankView:
     exposed_wait_ns: Int64s
     host: Host
     facts: RankFacts
+    roles: Roles
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,6 @@ class Context:
     views: tuple[RankView, ...]
     setup: Setup
     device: str | None
-    world_size: int | None
     step_ns: float
     shared_gpu: bool
     """Another process used the GPUs: lengths of collectives say nothing about the link."""
@@ -108,7 +108,7 @@ class Context:
 
     def roles(self) -> list[Roles]:
         """What each rank's communication is for."""
-        return [find_roles(v.facts) for v in self.views]
+        return [v.roles for v in self.views]
 
     def transfer(self, masks: Sequence[Bools]) -> PerRank:
         """Length of some rows less waiting, ns a step of each rank."""
