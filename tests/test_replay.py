@@ -1,0 +1,201 @@
+"""The recorded steps as a program: simulated by hand-made cases, replayed on real runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tracelens.api import analyze
+from tracelens.errors import InvariantError
+from tracelens.replay.critical import COMPUTE, HOST_TIME, TRANSFER, find_critical_path
+from tracelens.replay.model import Model, load, step_ns
+from tracelens.replay.program import ALL, COLUMNS, Act, Columns, Program, edit, rows
+from tracelens.replay.simulate import Costs, simulate
+
+REPO = Path(__file__).parent.parent
+SAMPLES = sorted(p for p in (REPO / "sample_traces").iterdir() if p.is_dir())
+
+
+def launch(
+    stream: int, work: int, *, gap: int = 1, compute: bool = True, **more: object
+) -> Columns:
+    """A kernel whose launch takes the host 1 ns."""
+    return rows(1, act=Act.LAUNCH, stream=stream, work_ns=work, gap_ns=gap, compute=compute, **more)
+
+
+def meet(stream: int, number: int, *, gap: int = 1) -> Columns:
+    return rows(1, act=Act.MEET, stream=stream, meet=number, gap_ns=gap, comm=True)
+
+
+def wait(stream: int, target: int) -> Columns:
+    return rows(1, act=Act.WAIT, stream=stream, target=target)
+
+
+def sync(target: int = ALL, cost: int = 0) -> Columns:
+    return rows(1, act=Act.SYNC, target=target, cost_ns=cost)
+
+
+def program(*parts: Columns, streams: int = 2, begin: int = 0) -> Program:
+    columns = {name: np.concatenate([p[name] for p in parts]) for name in COLUMNS}
+    columns["uid"] = np.arange(len(parts)) + 1
+    return Program(
+        **columns,
+        streams=tuple(range(streams)),
+        busy_until_ns=(0,) * streams,
+        begin_ns=begin,
+        recorded_ns=1,
+        n_steps=1,
+    )
+
+
+def finish(*programs: Program, costs: Costs | None = None) -> list[float]:
+    return [x.finish for x in simulate(programs, costs or Costs({}))]
+
+
+def test_a_stream_works_in_order_and_the_host_runs_ahead() -> None:
+    p = program(launch(0, 100), launch(0, 50))
+    (x,) = simulate([p], Costs({}))
+    assert x.start == [1, 101]
+    assert x.finish == 151
+    assert x.cause == [-1, 0]
+
+
+def test_an_idle_gpu_waits_for_the_launch() -> None:
+    assert finish(program(launch(0, 5), launch(0, 5, gap=100))) == [106]
+
+
+def test_lag_counts_from_the_call_and_pause_from_what_was_waited_for() -> None:
+    p = program(launch(0, 10, lag_ns=7), launch(0, 10, lag_ns=7, pause_ns=3))
+    (x,) = simulate([p], Costs({}))
+    assert x.start == [8, 21]
+
+
+def test_streams_run_beside_each_other_until_one_waits() -> None:
+    free = program(launch(0, 100), launch(1, 100))
+    assert finish(free) == [102]
+    held = program(launch(0, 100), wait(1, 0), launch(1, 100))
+    assert finish(held) == [201]
+
+
+def test_a_wait_is_for_what_was_issued_before_it() -> None:
+    p = program(launch(0, 10), wait(1, 0), launch(0, 1000), launch(1, 5))
+    (x,) = simulate([p], Costs({}))
+    assert x.start[3] == 11
+
+
+def test_a_wait_for_one_piece_of_work() -> None:
+    early = rows(1, act=Act.WAIT, stream=1, until=1)
+    p = program(launch(0, 10), launch(0, 1000), early, launch(1, 5))
+    (x,) = simulate([p], Costs({}))
+    assert x.start[3] == 11
+
+
+def test_the_host_waits_for_the_device() -> None:
+    p = program(launch(0, 100), sync(cost=4), launch(0, 10))
+    (x,) = simulate([p], Costs({}))
+    assert x.start[2] == 106  # 1 + 100, 4 of the call, 1 of the host
+    assert x.cause[1] == 0
+
+
+def test_a_collective_starts_with_its_last_rank() -> None:
+    fast, slow = program(meet(0, 7)), program(launch(0, 500), meet(0, 7))
+    assert finish(fast, slow, costs=Costs({7: 40.0})) == [541, 541]
+
+
+def test_ranks_need_not_begin_at_one_time() -> None:
+    assert finish(program(meet(0, 7)), program(meet(0, 7), begin=90), costs=Costs({7: 10.0})) == [
+        101,
+        101,
+    ]
+
+
+def test_collectives_in_two_orders_are_said_to_be() -> None:
+    a, b = program(meet(0, 1), meet(0, 2)), program(meet(0, 2), meet(0, 1))
+    with pytest.raises(InvariantError, match="one order"):
+        simulate([a, b], Costs({1: 1.0, 2: 1.0}))
+
+
+def test_kernels_beside_communication_are_slower() -> None:
+    """60 of work: 10 alone, then beside a transfer of 20 at half speed, then alone."""
+    p = program(launch(0, 60, gap=0), meet(1, 3, gap=10))
+    (x,) = simulate([p], Costs({3: 20.0}, compute_slowdown=2.0))
+    assert x.start[1] == 10
+    assert x.end[1] == 30
+    assert x.end[0] == pytest.approx(10 + 20 + 40)  # 10 + 20 / 2 are done at 30
+
+
+def test_communication_beside_kernels_is_slower() -> None:
+    p = program(launch(0, 100, gap=0), meet(1, 3, gap=0))
+    (x,) = simulate([p], Costs({3: 20.0}, comm_slowdown=0.5))
+    assert x.end[1] == pytest.approx(20 * 2, rel=0.05)  # each ns of transfer meets a ns of kernels
+
+
+def test_editing_keeps_references_and_drops_those_to_what_is_gone() -> None:
+    early = rows(1, act=Act.WAIT, stream=1, until=1)
+    p = program(launch(0, 10), launch(0, 1000), early, launch(1, 5))
+    longer = edit(p, np.ones(len(p), bool), [(0, launch(1, 77))])
+    assert longer.uid.tolist() == [5, 1, 2, 3, 4]
+    assert finish(longer) == finish(program(launch(1, 77), launch(0, 10), launch(0, 1000)))
+    without = edit(p, np.array([False, True, True, True]), [])
+    assert without.until.tolist() == [-1, -1, -1]
+
+
+def test_the_critical_path_of_a_straggler_leads_to_it() -> None:
+    fast, slow = (
+        program(meet(0, 7), launch(0, 5)),
+        program(launch(0, 500), meet(0, 7), launch(0, 9)),
+    )
+    model = _model(fast, slow, transfer={7: 40.0})
+    path = find_critical_path(model)
+    assert [(p.kind, p.rank) for p in path.parts] == [
+        (HOST_TIME, 1),
+        (COMPUTE, 1),
+        (TRANSFER, 1),
+        (COMPUTE, 1),
+    ]
+    assert path.length_ns == 550
+    assert path.per_step_ns(TRANSFER) == 40
+
+
+def _model(*programs: Program, transfer: dict[int, float]) -> Model:
+    from types import SimpleNamespace
+
+    ranks = tuple(SimpleNamespace(rank=i, program=p) for i, p in enumerate(programs))
+    return SimpleNamespace(  # type: ignore[return-value]
+        ranks=ranks,
+        programs=programs,
+        costs=Costs(transfer),
+        replay=lambda: simulate(programs, Costs(transfer)),
+    )
+
+
+@pytest.fixture(scope="module", params=SAMPLES, ids=lambda p: p.name)
+def recorded(request: pytest.FixtureRequest) -> Model:
+    return load(analyze(request.param))
+
+
+def test_recorded_steps_are_reproduced(recorded: Model) -> None:
+    error = 100 * (step_ns(recorded.programs, recorded.replay()) / recorded.recorded_ns - 1)
+    assert abs(error) < 0.5
+
+
+def test_recorded_starts_are_reproduced(recorded: Model) -> None:
+    """Not the sum alone: nine in ten pieces of work start within 2 % of a step of the recording."""
+    m, x = recorded.ranks[0], recorded.replay()[0]
+    seen = recorded.analysis.open_rank(m.rank)  # type: ignore[attr-defined]
+    own = m.program.work >= 0
+    start = np.array(x.start)[own]
+    truth = seen.work.start_ns[m.program.work[own]]
+    late = (start - start[0]) - (truth - truth[0])
+    assert np.quantile(np.abs(late), 0.9) < 0.02 * recorded.recorded_ns
+
+
+def test_the_critical_path_has_no_gap(recorded: Model) -> None:
+    played = recorded.replay()
+    path = find_critical_path(recorded, played)
+    edges = [(a.end_ns, b.start_ns) for a, b in zip(path.parts[:-1], path.parts[1:], strict=True)]
+    assert all(a == b for a, b in edges)
+    assert path.parts[-1].end_ns == max(x.finish for x in played)
+    assert path.parts[0].start_ns == pytest.approx(min(x.begin for x in played))

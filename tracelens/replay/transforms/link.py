@@ -1,0 +1,54 @@
+"""A faster or slower interconnect, and another number of ranks: the transfers alone change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tracelens.errors import CannotPredict
+from tracelens.replay.model import Model
+
+ALL_RANKS = "record all ranks: what a collective waits for other ranks is unknown without them"
+
+
+def with_speed(model: Model, factor: float) -> Model:
+    """The model on a link `factor` times as fast; latency stays, and so does all waiting.
+
+    Raises
+    ------
+    CannotPredict
+        If communication was not matched over all its ranks.
+    """
+    if not model.matched:
+        raise CannotPredict("waiting and transfer cannot be told apart here", hint=ALL_RANKS)
+    transfer = model.costs.transfer_ns
+    latency = min(transfer.values(), default=0.0)
+    faster = {n: min(t, latency) + max(t - latency, 0.0) / factor for n, t in transfer.items()}
+    return replace(model, costs=replace(model.costs, transfer_ns=faster))
+
+
+def with_ranks(model: Model, now: int, then: int) -> Model:
+    """The model with another number of data-parallel ranks on links of the same speed.
+
+    A ring moves (n - 1) / n of a message per rank (twice for an all-reduce) in n - 1 steps each way
+    (NCCL, nccl-tests doc/PERFORMANCE.md). Each rank's batch stays; sharded updates shrink.
+
+    Raises
+    ------
+    CannotPredict
+        If communication was not matched over all its ranks.
+    """
+    if not model.matched:
+        raise CannotPredict("waiting and transfer cannot be told apart here", hint=ALL_RANKS)
+    if now < 2 or then < 2:
+        raise CannotPredict(
+            "one rank does not communicate: nothing tells what two would",
+            hint="record two ranks or more",
+        )
+    transfer = model.costs.transfer_ns
+    latency = min(transfer.values(), default=0.0)
+    volume = ((then - 1) / then) / ((now - 1) / now)
+    steps = (then - 1) / (now - 1)
+    other = {
+        n: min(t, latency) * steps + max(t - latency, 0.0) * volume for n, t in transfer.items()
+    }
+    return replace(model, costs=replace(model.costs, transfer_ns=other))
