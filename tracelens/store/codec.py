@@ -1,0 +1,95 @@
+"""An `Analysis` as bytes and back: MessagePack of its dataclasses, packed with zstandard.
+
+Typed on the way back, so what a file holds can only become numbers, text and the dataclasses named
+in `Analysis`; nothing in it is run. Bytes of other types than today's are not read: `shape` tells.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
+import zstandard
+
+from tracelens.analysis import Analysis
+from tracelens.errors import StoreError
+from tracelens.infer.result import Inference, Setup
+
+#: Kinds of numpy numbers that columns have: bool, signed, unsigned, float.
+_NUMBERS = "biuf"
+
+
+def encode(analysis: Analysis) -> bytes:
+    """The analysis as bytes."""
+    values = {f.name: getattr(analysis, f.name) for f in dataclasses.fields(Analysis)}
+    packed = msgspec.msgpack.encode(Analysis(**values), enc_hook=_plain)
+    return zstandard.compress(packed)
+
+
+def decode(data: bytes) -> Analysis:
+    """The analysis that `encode` was given.
+
+    Raises
+    ------
+    StoreError
+        If the bytes are damaged.
+    """
+    try:
+        packed = zstandard.decompress(data)
+        return msgspec.msgpack.decode(packed, type=Analysis, dec_hook=_rich)
+    except (zstandard.ZstdError, msgspec.MsgspecError, ValueError) as e:
+        raise StoreError(f"the analysis in the store is damaged: {e}") from e
+
+
+def shape() -> str:
+    """Digest of all types that an `Analysis` is made of."""
+    seen: dict[str, str] = {}
+    _describe(Analysis, seen)
+    text = "\n".join(f"{name}({fields})" for name, fields in sorted(seen.items()))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _describe(hint: Any, seen: dict[str, str]) -> None:
+    """Note the dataclasses that a type leads to, with their fields."""
+    for part in get_args(hint):
+        _describe(part, seen)
+    if not dataclasses.is_dataclass(hint) or not isinstance(hint, type):
+        return
+    name = f"{hint.__module__}.{hint.__qualname__}"
+    if name in seen:
+        return
+    hints = get_type_hints(hint)
+    seen[name] = ", ".join(f"{f.name}: {hints[f.name]}" for f in dataclasses.fields(hint))
+    for f in dataclasses.fields(hint):
+        _describe(hints[f.name], seen)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return [value.dtype.str, list(value.shape), np.ascontiguousarray(value).tobytes()]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Setup):
+        return list(value.values())
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError(f"an analysis holds a {type(value).__name__}")
+
+
+def _rich(hint: Any, value: Any) -> Any:
+    if hint is object:
+        return value
+    if hint is Setup:
+        return Setup(tuple(msgspec.convert(i, Inference) for i in value))
+    if hint is Path:
+        return Path(value)
+    if (get_origin(hint) or hint) is np.ndarray:
+        dtype, size, data = value
+        if np.dtype(dtype).kind not in _NUMBERS:
+            raise ValueError(f"a column of {dtype}")
+        return np.frombuffer(data, dtype).reshape(size)
+    raise NotImplementedError(f"an analysis holds a {hint}")
