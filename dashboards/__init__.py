@@ -1,5 +1,7 @@
-"""Interactive pages over analysed runs: a reserved name, nothing here yet.
+"""Interactive pages over analysed runs: the Dash application behind ``tracelens dashboard``.
 
-The Dash application comes with a later version. Until then ``tracelens analyze RUN --html FILE``
-writes one self-contained page.
+The way of a page: what was opened (`source`) is read by a job on a thread of its own (`jobs`) into
+a `source.RunView`, which holds the documented JSON report and the tables that pages need; a page
+turns that into components, a figure (`figures`) is a pure function of arrays. Where you are (page,
+run, rank, step) is the URL and nothing else (`query`).
 """

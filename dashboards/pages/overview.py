@@ -1,0 +1,267 @@
+"""What ran, what slows it most, and where each step went."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, html, no_update
+
+from tracelens.report.figures import MAX_BARS, step_bars
+from tracelens.report.palette import PARTS
+from tracelens.report.tables import BreakdownRow
+from tracelens.report.text import clean, duration, percent, plural, ranges
+from tracelens.units import NS_PER_MS
+
+from .. import figures, places, ui
+from ..query import Query
+from ..source import Document, RunView, Source
+
+#: Names of the bars' parts where the room is small.
+_SHORT = {
+    "compute alone": "compute",
+    "compute with communication beside it": "compute + comm",
+    "exposed communication": "exposed comm",
+    "exposed copies": "copies",
+}
+#: Height of the bars in pixels, however many there are.
+_TALLEST = 620
+_STATS = {
+    "compute": "compute",
+    "exposed_comm": "exposed communication",
+    "exposed_copy": "exposed copies",
+    "idle": "idle",
+}
+#: Parts of the GPU's work and of its idle time, with the words for them.
+_COMPUTE = {
+    "gemm_ms": "matrix products",
+    "attention_ms": "attention",
+    "optimizer_ms": "optimizer",
+    "elementwise_ms": "elementwise, norms",
+    "other_ms": "other kernels",
+    "copy_ms": "copies",
+    "memset_ms": "memsets",
+}
+_IDLE = {
+    "launch_ms": "host has not launched yet",
+    "device_ms": "launched, not started",
+    "sync_ms": "host waited for the GPU",
+    "loader_ms": "data loader",
+    "allocator_ms": "allocating GPU memory",
+    "pause_ms": "host shows no event",
+    "cpu_optimizer_ms": "optimizer on the host",
+}
+
+
+def layout(view: RunView, query: Query, _source: Source) -> Any:
+    """The page."""
+    document = view.document
+    return dmc.Stack(
+        [
+            _verdict(document),
+            dmc.Grid(
+                [
+                    dmc.GridCol(_findings(view, query), span={"base": 24, "lg": 13}),
+                    dmc.GridCol(_steps(document), span={"base": 24, "lg": 11}),
+                ],
+                columns=24,
+                gutter="md",
+            ),
+            dmc.Grid(
+                [
+                    dmc.GridCol(_parts(document, "compute", _COMPUTE), span={"base": 12, "lg": 6}),
+                    dmc.GridCol(_parts(document, "idle", _IDLE), span={"base": 12, "lg": 6}),
+                ],
+                gutter="md",
+            ),
+            _input(document),
+        ],
+        gap="md",
+    )
+
+
+def register(app: Dash, _source: Source) -> None:
+    """A click on a step's bar leads to that step on the timeline."""
+
+    @app.callback(
+        Output("url", "href"),
+        Input("step-bars", "clickData"),
+        State("url", "search"),
+        prevent_initial_call=True,
+    )
+    def see(clicked: dict[str, Any] | None, search: str) -> Any:
+        if not clicked:
+            return no_update
+        rank, step = clicked["points"][0]["customdata"]
+        return Query.parse(search).link("/timeline", rank=int(rank), step=step)
+
+
+def _verdict(document: Document) -> Any:
+    first, *rest = [clean(s) for s in document["verdict"]]
+    return ui.card(
+        dmc.Title(first, order=2, size="h4", mb="sm"),
+        html.Div(_stats(document), className="stats wide"),
+        html.Details(
+            [
+                html.Summary("The verdict in sentences"),
+                html.Ul([html.Li(s) for s in rest], className="verdict"),
+            ],
+            className="quiet",
+        ),
+    )
+
+
+def _stats(document: Document) -> list[Any]:
+    s = document["summary"]
+    ranks = len(document["run"]["ranks"])
+    steps = f"mean of {plural(s['n_steps'] // ranks, 'step')} on {plural(ranks, 'rank')}"
+    cells = [ui.stat("a step takes", duration(s["wall_ms"] * NS_PER_MS), steps)]
+    for name, label in _STATS.items():
+        value = s[f"{name}_ms"]
+        share = f"{percent(value, s['wall_ms'])} of the step"
+        cells.append(ui.stat(label, duration(value * NS_PER_MS), share, PARTS[name]))
+    return cells
+
+
+# ------------------------------------------------------------------------------------- findings
+def _findings(view: RunView, query: Query) -> Any:
+    document = view.document
+    found = sorted(document["findings"], key=lambda f: -f["cost_ms_per_step"])
+    paid = [f for f in found if f["severity"] != "info"]
+    told = [f for f in found if f["severity"] == "info"]
+    parts: list[Any] = []
+    if paid:
+        items = [_finding(view, query, f) for f in paid]
+        parts.append(dmc.Accordion(items, multiple=True, value=[items[0].value], variant="filled"))
+    else:
+        parts.append(dmc.Text("No cause found that is sure to cost anything.", size="sm"))
+    if told:
+        items = [_finding(view, query, f) for f in told]
+        parts.append(dmc.Text("Seen, at no cost that is sure:", size="sm", c="dimmed", mt="sm"))
+        parts.append(dmc.Accordion(items, multiple=True, variant="filled"))
+    parts.append(_checks(document))
+    note = "Each cost is what the step would save if that cause alone were gone."
+    return ui.card(*parts, title="What slows the step", note=note)
+
+
+def _finding(view: RunView, query: Query, finding: dict[str, Any]) -> dmc.AccordionItem:
+    cost, wall = finding["cost_ms_per_step"], view.document["summary"]["wall_ms"]
+    head = html.Div(
+        [
+            ui.severity(finding["severity"]),
+            html.Span(clean(finding["title"]), className="finding-title"),
+            html.Span(
+                [html.B(duration(cost * NS_PER_MS)), f" {percent(cost, wall)}"],
+                className="finding-cost",
+            ),
+        ],
+        className="finding-head",
+    )
+    return dmc.AccordionItem(
+        [dmc.AccordionControl(head), dmc.AccordionPanel(_told(view, query, finding))],
+        value=finding["id"],
+    )
+
+
+def _told(view: RunView, query: Query, finding: dict[str, Any]) -> list[Any]:
+    """The evidence of a finding, what to do, and the way to where it is seen."""
+    parts: list[Any] = [html.Ul([html.Li(clean(e)) for e in finding["evidence"]])]
+    if finding["remedy"]:
+        parts.append(html.Div([html.B("What helps: "), clean(finding["remedy"])]))
+    if finding["config"]:
+        text = "\n".join(f"{clean(k)}: {json.dumps(v)}" for k, v in finding["config"].items())
+        parts.append(html.Pre(text, className="config"))
+    parts += _proof(view, query, finding)
+    row: list[Any] = []
+    place = places.of_finding(view, finding)
+    if place is not None:
+        where = query.link("/timeline", run=view.id, rank=place.rank, t0=place.t0, t1=place.t1)
+        row.append(dmc.Anchor("Show me on the timeline →", href=where, size="sm", fw=600))
+    seen = [f"rank {ranges(finding['ranks'])}"] if finding["ranks"] else []
+    seen += [f"step {ranges(finding['steps'])}"] if finding["steps"] else []
+    row.append(dmc.Text(", ".join([*seen, finding["id"]]), size="xs", c="dimmed"))
+    parts.append(dmc.Group(row, justify="space-between", mt="xs"))
+    return parts
+
+
+def _proof(view: RunView, query: Query, finding: dict[str, Any]) -> list[Any]:
+    """The moments that prove a finding, each a link to the timeline."""
+    if not finding["proof"]:
+        return []
+    links = []
+    for proof in finding["proof"]:
+        place = places.of_proof(proof)
+        text = f"rank {proof['rank']}, step {proof['step']}: "
+        text += duration(proof["end_ns"] - proof["start_ns"])
+        where = query.link("/timeline", run=view.id, rank=place.rank, t0=place.t0, t1=place.t1)
+        title = clean(proof["name"])
+        links.append(html.Li(dmc.Anchor(text, href=where, size="sm"), title=title))
+    count = plural(len(links), "moment")
+    return [html.Details([html.Summary(f"{count} that show it"), html.Ul(links)])]
+
+
+def _checks(document: Document) -> Any:
+    """What was looked for and not found, and what could not be judged."""
+    clear = [v["id"] for v in document["detectors"] if v["status"] == "clean"]
+    blind = [v for v in document["detectors"] if v["status"] == "not_applicable"]
+    lines: list[Any] = []
+    if clear:
+        lines.append(html.P([html.B("Looked for and not found: "), ", ".join(clear)]))
+    lines += [html.P([html.B(f"{v['id']} not judged: "), clean(v["reason"] or "")]) for v in blind]
+    summary = f"{len(clear)} other causes looked for and not found"
+    summary += f", {len(blind)} not judged" if blind else ""
+    return html.Details([html.Summary(summary), *lines], className="quiet")
+
+
+# ------------------------------------------------------------------------------------ breakdown
+def _steps(document: Document) -> Any:
+    rows = [_row(r) for r in document["steps"]]
+    note = "A bar a rank and step; click one to see it on the timeline."
+    if len(rows) > MAX_BARS:
+        rows = figures.mean_rows(rows)
+        note = "Mean of whole steps, a bar a rank."
+    figure = figures.compact(step_bars(rows))
+    figure.update_layout(height=min(figure.layout.height, _TALLEST))
+    figure.for_each_trace(lambda t: t.update(name=_SHORT.get(t.name, t.name)))
+    return ui.card(
+        ui.graph(figure, "tracelens-steps", id="step-bars"),
+        title="Where each step went",
+        note=note,
+    )
+
+
+def _row(r: dict[str, Any]) -> BreakdownRow:
+    names = ("wall", "compute", "exposed_comm", "exposed_copy", "idle", "overlapped_comm", "comm")
+    parts = {n: r[f"{n}_ms"] * NS_PER_MS for n in names}
+    return BreakdownRow(rank=r["rank"], step=r["step"], complete=r["complete"], n_steps=1, **parts)
+
+
+def _parts(document: Document, key: str, words: dict[str, str]) -> Any:
+    """The split of GPU work, or of idle time, as bars."""
+    title, note = {
+        "compute": ("GPU work by kind", "Lengths are summed: work at the same time counts twice."),
+        "idle": ("Idle time by cause", "What the host did while the GPU had nothing to do."),
+    }[key]
+    split = {words[k]: v for k, v in document[key].items() if v}
+    if not split:
+        return ui.card(dmc.Text("There is none.", size="sm"), title=title)
+    order = dict(sorted(split.items(), key=lambda p: -p[1]))
+    color = PARTS["compute"] if key == "compute" else PARTS["idle"]
+    figure = figures.plain_bars(list(order), list(order.values()), color, "ms per step and rank")
+    return ui.card(ui.graph(figure, f"tracelens-{key}"), title=title, note=note)
+
+
+def _input(document: Document) -> Any:
+    run, read = document["run"], document["import"]
+    lines = [
+        f"Ranks {ranges(run['ranks'])}, known from: {run['rank_source']}. "
+        f"Steps from: {run['step_source']}.",
+        f"{read['events_read']:,} events read, {read['events_dropped']:,} could not be used.",
+        *(f"Read: {p}" for p in run["paths"]),
+        *(n["text"] for n in read["notes"]),
+    ]
+    items = [html.Li(clean(line)) for line in lines]
+    count = len(read["notes"])
+    title = f"About the input ({count} note{'s' if count != 1 else ''})"
+    return html.Details([html.Summary(title), html.Ul(items)], className="quiet")
