@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from tracelens.errors import CorruptTrace, InputError, UnsupportedFormat
 from tracelens.ingest import kineto, nsys
+from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.nsys.export import is_report
 from tracelens.ingest.source import Source
 from tracelens.trace import Trace
@@ -30,6 +31,7 @@ class _Read(Protocol):
         *,
         progress: Callable[[int, int], None] | None = None,
         part: str | None = None,
+        bounds: Bounds = BOUNDS,
     ) -> Trace: ...
 
 
@@ -46,9 +48,10 @@ def _read_kineto(
     *,
     progress: Callable[[int, int], None] | None = None,
     part: str | None = None,
+    bounds: Bounds = BOUNDS,
 ) -> Trace:
     """One file is one rank: there are no parts."""
-    return kineto.read(path, progress=progress)
+    return kineto.read(path, progress=progress, bounds=bounds)
 
 
 READERS: tuple[Reader, ...] = (
@@ -57,6 +60,12 @@ READERS: tuple[Reader, ...] = (
 )
 
 _EXPORT_HINT = "give the Chrome trace that torch.profiler's export_chrome_trace writes"
+
+_UTF8_HINT = "save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW"
+_PACK_HINT = "unpack it first; gzip, xz and zstandard are read as they are"
+
+#: Where and how a tar archive says that it is one (POSIX ustar header).
+_TAR = slice(257, 262), b"ustar"
 
 #: What a file is, and what to do, by its first bytes: files that people try.
 _KNOWN_OTHERS = (
@@ -70,7 +79,18 @@ _KNOWN_OTHERS = (
     (b"\x80\x03", "a Python pickle", _EXPORT_HINT),
     (b"\x80\x04", "a Python pickle", _EXPORT_HINT),
     (b"\x80\x05", "a Python pickle", _EXPORT_HINT),
-    (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
+    (b"\xff\xfe", "UTF-16 text", _UTF8_HINT),
+    (b"\xfe\xff", "UTF-16 text", _UTF8_HINT),
+    (b"{\0", "UTF-16 text", _UTF8_HINT),
+    (b"[\0", "UTF-16 text", _UTF8_HINT),
+    (b"\0{", "UTF-16 text", _UTF8_HINT),
+    (b"\0[", "UTF-16 text", _UTF8_HINT),
+    (b"\x1f\x8b", "gzip within a compressed file", "unpack it once"),
+    (b"BZh", "a bzip2 file", _PACK_HINT),
+    (b"\x04\x22\x4d\x18", "an lz4 file", _PACK_HINT),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
+    (b"\x89HDF", "an HDF5 file", _EXPORT_HINT),
+    (b"PAR1", "a Parquet file", _EXPORT_HINT),
     (b"\x7fELF", "a program", _EXPORT_HINT),
 )
 
@@ -91,6 +111,8 @@ def unsupported(path: str | os.PathLike[str], head: bytes) -> UnsupportedFormat:
     for magic, what, hint in _KNOWN_OTHERS:
         if head.startswith(magic):
             return UnsupportedFormat(f"{name}: this is {what}", hint=hint)
+    if head[_TAR[0]] == _TAR[1]:
+        return UnsupportedFormat(f"{name}: this is a tar archive", hint="unpack it first")
     start = head.lstrip()[:64].lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
         what, hint = "an HTML or XML page", "was a login page saved instead of the trace?"
@@ -105,6 +127,7 @@ def open_trace(
     path: str | os.PathLike[str],
     progress: Callable[[int, int], None] | None = None,
     part: str | None = None,
+    bounds: Bounds = BOUNDS,
 ) -> Trace:
     """Read one rank's trace, whatever its format.
 
@@ -117,6 +140,8 @@ def open_trace(
         Called now and then with (bytes read, bytes of the file).
     part : str, optional
         Which of a file's ranks, as `run.RankFile.part` names it; the first if it is left out.
+    bounds : Bounds, optional
+        Where to stop a file that grows too large.
 
     Raises
     ------
@@ -128,18 +153,21 @@ def open_trace(
         If the file cannot be opened.
     """
     try:
-        return _open(path, progress, part)
+        return _open(path, progress, part, bounds)
     except OSError as e:
         raise InputError(f"{os.fspath(path)}: {e.strerror or e}", hint="check the path") from e
 
 
 def _open(
-    path: str | os.PathLike[str], progress: Callable[[int, int], None] | None, part: str | None
+    path: str | os.PathLike[str],
+    progress: Callable[[int, int], None] | None,
+    part: str | None,
+    bounds: Bounds,
 ) -> Trace:
-    with Source(path) as source:
+    with Source(path, bounds) as source:
         head, error = source.read(HEAD_BYTES), source.error
     if is_report(Path(path), head):
-        return nsys.read(path, progress=progress, part=part)
+        return nsys.read(path, progress=progress, part=part, bounds=bounds)
     if error is not None and not head:
         raise CorruptTrace(
             f"{os.fspath(path)}: {error}", hint="copy the file again, or record again"
@@ -148,17 +176,20 @@ def _open(
     if reader is None and head.lstrip()[:1] != b"{":
         raise unsupported(path, head)
     if reader is None:
-        return _long_header(path, head, progress)
-    return reader.read(path, progress=progress, part=part)
+        return _long_header(path, head, progress, bounds)
+    return reader.read(path, progress=progress, part=part, bounds=bounds)
 
 
 def _long_header(
-    path: str | os.PathLike[str], head: bytes, progress: Callable[[int, int], None] | None
+    path: str | os.PathLike[str],
+    head: bytes,
+    progress: Callable[[int, int], None] | None,
+    bounds: Bounds,
 ) -> Trace:
     """An object whose event array, if it has one, starts past the head."""
     if len(head) < HEAD_BYTES:
         raise unsupported(path, head)
     try:
-        return kineto.read(path, progress=progress)
+        return kineto.read(path, progress=progress, bounds=bounds)
     except UnsupportedFormat as e:
         raise unsupported(path, head) from e

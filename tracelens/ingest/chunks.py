@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tracelens.errors import CorruptTrace, UnsupportedFormat
+from tracelens.ingest.bounds import HINT
 from tracelens.ingest.source import Source
 from tracelens.units import format_bytes
 
@@ -23,11 +24,6 @@ _ARRAY = re.compile(rb'"traceEvents"\s*:\s*\[')
 
 #: Bytes of one slice (0.5 to 8 MB measured alike; more is slower and takes memory).
 SLICE_BYTES = 2_000_000
-#: Largest stretch without an event boundary. A real event stays below a few MB (python stacks,
-#: shapes of foreach ops); what is larger is another format or hostile, and would eat the memory.
-MAX_EVENT_BYTES = 2**28
-#: Largest header before and tail after the array (deviceProperties, INFO lists, stack frames).
-MAX_HEADER_BYTES = 64_000_000
 #: Where the last boundary of a slice is looked for first.
 _WINDOW = 1 << 15
 
@@ -75,7 +71,7 @@ class EventStream:
 
     def _find_array(self) -> None:
         head = b""
-        while len(head) < MAX_HEADER_BYTES:
+        while len(head) < self._source.bounds.header:
             block = self._source.read(max(1 << 16, len(head)))
             head += block
             start = head.lstrip()
@@ -123,10 +119,10 @@ class EventStream:
         return filled, filled < room
 
     def _larger(self, buffer: bytearray) -> bytearray:
-        if 2 * len(buffer) > MAX_EVENT_BYTES:
+        if 2 * len(buffer) > self._source.bounds.event:
             raise CorruptTrace(
                 f"no event boundary within {format_bytes(len(buffer))}: damaged, or not a trace",
-                hint="check the file with a JSON tool, or record again",
+                hint=HINT,
             )
         return bytearray(2 * len(buffer))
 
@@ -134,7 +130,7 @@ class EventStream:
         """All text after the array, of which `start` was in the last piece."""
         text = bytearray(start + separator + self._carry)
         self._carry = b""
-        while len(text) < MAX_HEADER_BYTES:
+        while len(text) < self._source.bounds.header:
             block = self._source.read()
             if not block:
                 break

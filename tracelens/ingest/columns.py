@@ -17,6 +17,7 @@ from msgspec import Raw
 from tracelens.ingest import growing
 from tracelens.ingest.growing import Columns
 from tracelens.ingest.kinds import ON_DEVICE, ON_TRACK, UNKNOWN, KindOfCategory, infer_kind
+from tracelens.ingest.order import astray, by_row, in_time, repeated
 from tracelens.ingest.schema import (
     ABSENT,
     NO_ARGS,
@@ -32,6 +33,7 @@ from tracelens.ingest.schema import (
 from tracelens.ingest.tally import Tally
 from tracelens.ingest.tracks import TrackTable
 from tracelens.ingest.values import (
+    MAX_NELEMS,
     as_int,
     integers,
     small_integers,
@@ -193,8 +195,8 @@ class TableBuilder:
     def _add_collectives(self, at: list[int], args: list[Args], first: int) -> None:
         rows: Columns = {"row": np.array(at, np.int64) + first}
         rows["call"] = self._texts(a.collective for a in args)
-        rows["in_nelems"] = self._integers([a.in_nelems for a in args])
-        rows["out_nelems"] = self._integers([a.out_nelems for a in args])
+        rows["in_nelems"] = self._sizes([a.in_nelems for a in args])
+        rows["out_nelems"] = self._sizes([a.out_nelems for a in args])
         rows["seq"] = self._integers([a.seq for a in args])
         for field in _COLLECTIVE_SMALL:
             rows[field] = self._small([getattr(a, field) for a in args])
@@ -234,6 +236,12 @@ class TableBuilder:
         self._tally.add("odd_values", odd)
         return found
 
+    def _sizes(self, values: list[Number]) -> Int64s:
+        found = self._integers(values)
+        wrong = np.abs(found) > MAX_NELEMS
+        self._tally.add("odd_values", int(wrong.sum()))
+        return np.where(wrong, -1, found)
+
     def _small(self, values: list[Number]) -> Int32s:
         return small_integers(self._integers(values))
 
@@ -248,16 +256,9 @@ class TableBuilder:
         tracks = self._tracks.table()
         slices = self._slices.take()
         self._place(slices)
-        order = _order(slices["ts_ns"], slices["dur_ns"])
-        new_row: Int64s | None = None
-        if order is not None:
-            for name in list(slices):
-                slices[name] = slices[name][order]
-            new_row = np.empty(len(order), np.int64)
-            new_row[order] = np.arange(len(order))
-        del order
-        collectives = _by_row(self._collectives.take(), new_row)
-        shapes = _by_row(self._shapes.take(), new_row)
+        new_row = self._sort(slices)
+        collectives = by_row(self._collectives.take(), new_row)
+        shapes = by_row(self._shapes.take(), new_row)
         memory = self._memory.take()
         in_time = np.argsort(memory["ts_ns"], kind="stable")
         memory = {name: column[in_time] for name, column in memory.items()}
@@ -268,6 +269,26 @@ class TableBuilder:
             Shapes(**shapes),
             Memory(**memory),
         )
+
+    def _sort(self, slices: Columns) -> Int64s | None:
+        """Bring rows in time's order, each once; -> the new place of each, -1 if it is gone."""
+        order = in_time(slices["ts_ns"], slices["dur_ns"])
+        new_row: Int64s | None = None
+        if order is not None:
+            for name in list(slices):
+                slices[name] = slices[name][order]
+            new_row = np.empty(len(order), np.int64)
+            new_row[order] = np.arange(len(order))
+        for code, find in (("bad_time", astray), ("repeated_events", repeated)):
+            gone = find(slices)
+            if gone is None:
+                continue
+            self._tally.add(code, int(gone.sum()))
+            place = np.where(gone, -1, np.cumsum(~gone) - 1)
+            new_row = place if new_row is None else np.where(new_row < 0, -1, place[new_row])
+            for name in list(slices):
+                slices[name] = slices[name][~gone]
+        return new_row
 
     def _place(self, slices: Columns) -> None:
         """Stream and device: none on host rows; on a GPU's track its numbers, if not written."""
@@ -287,30 +308,3 @@ def _has_shapes(args: Args) -> bool:
 
 def _json_text(raw: Raw) -> str | None:
     return None if raw is ABSENT else bytes(raw).decode("utf-8", "replace")
-
-
-def _order(ts_ns: Int64s, dur_ns: Int64s) -> npt.NDArray[np.intp] | None:
-    """Rows by start, longer first among equal starts, else as read; None if they are already.
-
-    Kineto writes a few sorted runs, for which numpy's stable sort (timsort) is near linear; the
-    second key is looked at only where starts are equal.
-    """
-    step = np.diff(ts_ns)
-    if (step > 0).all():
-        return None
-    del step
-    order = np.argsort(ts_ns, kind="stable")
-    tied = np.diff(ts_ns[order]) == 0
-    if tied.any():
-        among = np.flatnonzero(np.append(tied, False) | np.insert(tied, 0, False))
-        rows = order[among]
-        order[among] = rows[np.lexsort((-dur_ns[rows], ts_ns[rows]))]
-    return order
-
-
-def _by_row(columns: Columns, new_row: Int64s | None) -> Columns:
-    """A side table with its rows renumbered, ascending."""
-    if new_row is not None:
-        columns["row"] = new_row[columns["row"]]
-    order = np.argsort(columns["row"], kind="stable")
-    return {name: column[order] for name, column in columns.items()}

@@ -125,13 +125,26 @@ def process_groups(info: Mapping[str, Any]) -> tuple[ProcessGroup, ...]:
 
 def device_names(keys: Mapping[str, Any]) -> tuple[str, ...]:
     """GPU names by device number."""
+    names = {n: str(entry.get("name", "")) for n, entry in _devices(keys).items()}
+    return tuple(names.get(i, "") for i in range(max(names, default=-1) + 1))
+
+
+def device_bytes(keys: Mapping[str, Any]) -> tuple[int, ...]:
+    """Memory of each GPU by device number, -1 where it is not written."""
+    sizes = {n: as_int(entry.get("totalGlobalMem")) for n, entry in _devices(keys).items()}
+    found = (sizes.get(i) for i in range(max(sizes, default=-1) + 1))
+    return tuple(n if n is not None and n > 0 else -1 for n in found)
+
+
+def _devices(keys: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    """What is written of each GPU, by device number."""
     properties = keys.get("deviceProperties")
-    names: dict[int, str] = {}
+    found: dict[int, Mapping[str, Any]] = {}
     for entry in properties if isinstance(properties, list) else []:
         number = as_int(entry.get("id")) if isinstance(entry, dict) else None
         if number is not None and 0 <= number < _MAX_DEVICES:
-            names[number] = str(entry.get("name", ""))
-    return tuple(names.get(i, "") for i in range(max(names, default=-1) + 1))
+            found[number] = entry
+    return found
 
 
 def flags(keys: Mapping[str, Any]) -> dict[str, bool | None]:

@@ -8,6 +8,7 @@ damaged_stream        the compressed stream is damaged or cut
 no_events             the event array is empty
 damaged_events        dropped: not valid JSON (unescaped quotes, flipped bytes)
 not_an_event          dropped: no ``ph``, or not an object
+repeated_events       dropped: the file holds them twice, ids and times and all
 bad_time              dropped: no usable ``ts``
 unmatched_begin_end   dropped: B without E, or E without B
 missing_dur           kept with duration 0
@@ -17,6 +18,7 @@ not_finite            NaN or infinite numbers, taken as absent
 not_utf8              characters replaced
 tolerant_slices       stretches (2 MB) that had to be read event by event
 bad_header            header not valid JSON, read as far as possible
+unknown_schema        a schema version other than 1, the only one since 2020
 trailing_data         text after the end
 ====================  =============================================================================
 """
@@ -30,15 +32,22 @@ from typing import Any
 
 from tracelens.errors import CorruptTrace, UnsupportedFormat
 from tracelens.ingest import header
+from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.chunks import EventStream
 from tracelens.ingest.columns import TableBuilder
 from tracelens.ingest.decode import PieceDecoder
+from tracelens.ingest.foreign import refuse_others
 from tracelens.ingest.source import Source
 from tracelens.ingest.tally import Tally
-from tracelens.ingest.values import as_int
+from tracelens.ingest.values import as_int, as_rank
 from tracelens.trace import Kind, Slices, Trace, TraceInfo
 
 Progress = Callable[[int, int], None]
+
+#: Kineto's (libkineto/src/output_json.cpp).
+SCHEMA_VERSION = 1
+#: Characters of a strange value that a note repeats.
+_MAX_DETAIL = 40
 
 _PHASE = re.compile(rb'"ph"\s*:\s*"')
 _OBJECT_KEYS = re.compile(rb'"(?:traceEvents|schemaVersion|deviceProperties|baseTimeNanoseconds)"')
@@ -60,7 +69,9 @@ def sniff(head: bytes) -> bool:
     return start.startswith(b"[") and _PHASE.search(start) is not None
 
 
-def read(path: str | os.PathLike[str], *, progress: Progress | None = None) -> Trace:
+def read(
+    path: str | os.PathLike[str], *, progress: Progress | None = None, bounds: Bounds = BOUNDS
+) -> Trace:
     """Read one rank's trace.
 
     Parameters
@@ -69,6 +80,8 @@ def read(path: str | os.PathLike[str], *, progress: Progress | None = None) -> T
         Chrome trace, plain or packed (gzip, xz, zstandard), whole or cut off.
     progress : callable, optional
         Called after each slice with (bytes of the file read, bytes of the file).
+    bounds : Bounds, optional
+        Where to stop a file that grows too large.
 
     Raises
     ------
@@ -81,7 +94,7 @@ def read(path: str | os.PathLike[str], *, progress: Progress | None = None) -> T
     """
     tally = Tally()
     builder = TableBuilder(tally)
-    with Source(path) as source:
+    with Source(path, bounds) as source:
         stream = _stream(source, path)
         decoder = PieceDecoder(tally)
         events_read, tail = 0, None
@@ -101,8 +114,11 @@ def read(path: str | os.PathLike[str], *, progress: Progress | None = None) -> T
     truncated = truncated or was_cut
     if truncated:
         tally.add("truncated")
+    if keys.get("schemaVersion", SCHEMA_VERSION) != SCHEMA_VERSION:
+        tally.add("unknown_schema", detail=repr(keys["schemaVersion"])[:_MAX_DETAIL])
     _check(path, tally, events_read, truncated=truncated)
     tracks, slices, collectives, shapes, memory = builder.finish()
+    refuse_others(os.fspath(path), keys, tracks)
     return Trace(
         info=_info(path, keys, slices, truncated=truncated),
         strings=tuple(builder.strings),
@@ -181,10 +197,11 @@ def _info(
         path=os.fspath(path),
         source="torch.profiler",
         clock_zero_ns=header.clock_zero_ns(keys),
-        rank=as_int(info.get("rank")),
-        world_size=as_int(info.get("world_size")),
+        rank=as_rank(info.get("rank")),
+        world_size=as_rank(info.get("world_size")),
         backend=header.text_or_none(info.get("backend")),
         devices=header.device_names(keys),
+        device_bytes=header.device_bytes(keys),
         torch=header.torch_version(keys),
         nccl=header.text_or_none(info.get("nccl_version")),
         cuda_runtime=as_int(keys.get("cuda_runtime_version")),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tracelens.errors import InputError
 from tracelens.ingest import HEAD_BYTES, header, nsys, recognise, unsupported
+from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.nsys.export import is_report
 from tracelens.ingest.source import Source, read_tail
-from tracelens.ingest.values import as_int
+from tracelens.ingest.values import as_int, as_rank
 
 #: Bytes at a plain file's end: older torch writes distributedInfo after the events.
 _TAIL_BYTES = 64_000
@@ -25,6 +26,18 @@ _HOST_PID = re.compile(r"^.+_\d+\.\d{10,}\.pt\.trace\.")
 _NAMED_RANK = re.compile(r"(?<![a-z])rank[-_. ]?(\d{1,6})(?!\d)", re.IGNORECASE)
 _WORKER = re.compile(r"(?<![a-z])worker[-_]?(\d{1,6})(?=[._-]|$)", re.IGNORECASE)
 _TRAILING = re.compile(r"_(\d{1,6})\.")
+
+
+#: Application id of a run.db, which may lie among the traces that were kept in it: "TrLe".
+RUN_DB = 0x54724C65
+_SQLITE_HEADER = 100  #: bytes; the id is in 68 to 71 (sqlite.org/fileformat.html)
+
+
+def application_id(head: bytes) -> int | None:
+    """What a SQLite file, by its first bytes, says it is; None if it is no SQLite file."""
+    if len(head) < _SQLITE_HEADER or not head.startswith(nsys.MAGIC):
+        return None
+    return int.from_bytes(head[68:72], "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +59,14 @@ class Peek:
     clock_zero_ns: int = 0
 
 
-def peek(path: Path) -> tuple[Peek, ...]:
+def peek(path: Path, bounds: Bounds = BOUNDS) -> tuple[Peek, ...]:
     """Look into a file.
 
     Returns
     -------
     tuple of Peek
-        One a rank; empty for JSON that is no trace (a manifest, a config, a record of truth).
+        One a rank; empty for JSON that is no trace (a manifest, a config, a record of truth) and
+        for a run.db.
 
     Raises
     ------
@@ -60,15 +74,17 @@ def peek(path: Path) -> tuple[Peek, ...]:
         If the file is no trace and no other JSON either, or cannot be read.
     """
     try:
-        with Source(path) as source:
+        with Source(path, bounds) as source:
             head, size, error = source.read(HEAD_BYTES), source.size, source.error
+        if application_id(head) == RUN_DB:
+            return ()
         reader = recognise(head)
         if is_report(path, head) or (reader is not None and reader.name == "nsys"):
-            return _in_export(path, size)
+            return _in_export(path, size, bounds)
         if reader is None:
             if error is not None:
                 raise InputError(f"{path}: {error}", hint="copy the file again, or record again")
-            if head.lstrip()[:1] in (b"{", b"["):
+            if head.lstrip()[:1] in (b"{", b"[") and b"\0" not in head[:4]:
                 return ()
             raise unsupported(path, head)
         tail = read_tail(path, _TAIL_BYTES) if size > len(head) else b""
@@ -78,9 +94,9 @@ def peek(path: Path) -> tuple[Peek, ...]:
     return (_from_text(path, size, text),)
 
 
-def _in_export(path: Path, size: int) -> tuple[Peek, ...]:
+def _in_export(path: Path, size: int, bounds: Bounds) -> tuple[Peek, ...]:
     """The ranks in an Nsight Systems export."""
-    clock, parts = nsys.look(path)
+    clock, parts = nsys.look(path, bounds)
     return tuple(
         Peek(
             path=path,
@@ -88,8 +104,8 @@ def _in_export(path: Path, size: int) -> tuple[Peek, ...]:
             source="nsys",
             part=part.key,
             parts=len(parts),
-            rank=part.rank,
-            world_size=part.world,
+            rank=as_rank(part.rank),
+            world_size=as_rank(part.world),
             clock_zero_ns=clock,
         )
         for part in parts
@@ -100,7 +116,7 @@ def _from_text(path: Path, size: int, text: str) -> Peek:
     keys = header.salvage(text, ("distributedInfo", "baseTimeNanoseconds"))
     info = header.distributed(keys)
     if info:
-        rank, world = as_int(info.get("rank")), as_int(info.get("world_size"))
+        rank, world = as_rank(info.get("rank")), as_rank(info.get("world_size"))
     else:
         rank, world = _number(_RANK, text), _number(_WORLD, text)
     return Peek(
@@ -115,7 +131,7 @@ def _from_text(path: Path, size: int, text: str) -> Peek:
 
 def _number(pattern: re.Pattern[str], text: str) -> int | None:
     match = pattern.search(text)
-    return int(match.group(1)) if match else None
+    return as_rank(match.group(1)) if match else None
 
 
 def rank_in_name(path: Path) -> int | None:

@@ -3,10 +3,10 @@
 Notes of a `RunPlan`, by code:
 
 ===============  ==================================================================================
-ignored_file     files that are no traces (manifests, configs, other JSON)
+ignored_file     files that are no traces (configs, other JSON)
 unreadable_file  files that look like traces or claim to be and cannot be read, one note each
 duplicate_rank   several files of one rank: the newest is taken
-mixed_run        the files do not belong to one job: world sizes or group counts differ
+mixed_run        files of another job (by its world size) are left out, or group counts differ
 missing_ranks    ranks of the world that have no file
 mixed_formats    torch.profiler traces beside Nsight Systems exports, which are left out
 counted_world    no file says how large the job was: it is taken to have the ranks found
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Literal
 
 from tracelens.errors import InputError, UsageError
+from tracelens.ingest.bounds import BOUNDS, Bounds
+from tracelens.ingest.manifest import is_manifest
 from tracelens.ingest.nsys.export import REPORT_SUFFIXES
 from tracelens.ingest.peek import Peek, peek, rank_in_name
 from tracelens.trace import Note
@@ -53,11 +55,13 @@ class RankFile:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """The files of a run, by rank, and what is odd about them."""
+    """The files of a run, by rank, and what is odd about them; manifests as they were found."""
 
     files: tuple[RankFile, ...]
     notes: tuple[Note, ...]
     world_size: int | None
+    manifests: tuple[Path, ...] = ()
+    bounds: Bounds = BOUNDS
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -81,13 +85,15 @@ class RunPlan:
         return replace(self, files=tuple(f for f in self.files if f.rank in wanted))
 
 
-def discover(paths: Sequence[str | os.PathLike[str]]) -> RunPlan:
+def discover(paths: Sequence[str | os.PathLike[str]], bounds: Bounds = BOUNDS) -> RunPlan:
     """Find the trace files of a run.
 
     Parameters
     ----------
     paths : sequence of path
         Files, and folders that are looked through two levels deep. Files are recognised by content.
+    bounds : Bounds, optional
+        What packed files may unpack to.
 
     Returns
     -------
@@ -103,26 +109,29 @@ def discover(paths: Sequence[str | os.PathLike[str]]) -> RunPlan:
     """
     peeks: list[Peek] = []
     ignored: list[Path] = []
+    manifests: list[Path] = []
     notes: list[Note] = []
     for path in _files(paths):
         try:
-            found = peek(path)
+            found = peek(path, bounds)
         except InputError as e:
             notes.append(Note("unreadable_file", 1, str(e)))
             continue
         if not found:
-            ignored.append(path)
+            (manifests if is_manifest(path) else ignored).append(path)
         peeks += found
     if not peeks:
-        raise _nothing_found(paths, ignored, notes)
+        raise _nothing_found(paths, [*ignored, *manifests], notes)
     if ignored:
         text = f"Not traces, ignored: {_some(ignored)}."
         notes.insert(0, Note("ignored_file", len(ignored), text))
-    peeks, left_out = _one_format(peeks)
-    notes += left_out
+    for choose in (_one_format, _one_job):
+        peeks, left_out = choose(peeks)
+        notes += left_out
     files, duplicates = _newest(_ranked(peeks), peeks)
     world_size, oddities = _world(files, peeks)
-    return RunPlan(files, (*notes, *duplicates, *oddities), world_size)
+    told = (*notes, *duplicates, *oddities)
+    return RunPlan(files, told, world_size, tuple(manifests), bounds)
 
 
 def compact(ranks: Iterable[int]) -> str:
@@ -170,6 +179,29 @@ def _one_format(peeks: list[Peek]) -> tuple[list[Peek], list[Note]]:
     return traces, [Note("mixed_formats", len(others), text)]
 
 
+def _one_job(peeks: list[Peek]) -> tuple[list[Peek], list[Note]]:
+    """The files of the job that has most of them, of equal ones the newest.
+
+    Jobs are told apart by their world sizes; a file that does not tell its own stays.
+    """
+    jobs: dict[int, list[Peek]] = {}
+    for p in peeks:
+        if p.world_size is not None:
+            jobs.setdefault(p.world_size, []).append(p)
+    if len(jobs) < 2:
+        return peeks, []
+    size = max(jobs, key=lambda w: (len(jobs[w]), max(p.clock_zero_ns for p in jobs[w]), w))
+    others = [p.path for p in peeks if p.world_size not in (None, size)]
+    sizes = ", ".join(map(str, sorted(jobs)))
+    text = (
+        f"The files are of different jobs: they were recorded with world sizes {sizes}. That of "
+        f"{size} is read, which has most files; left out: {_some(others)}."
+    )
+    return [p for p in peeks if p.world_size in (None, size)], [
+        Note("mixed_run", len(others), text)
+    ]
+
+
 def _below(folder: Path, depth: int) -> list[Path]:
     try:
         entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
@@ -212,11 +244,11 @@ def _known_rank(p: Peek) -> tuple[int | None, RankSource]:
 
 
 def _newest(files: list[RankFile], peeks: list[Peek]) -> tuple[tuple[RankFile, ...], list[Note]]:
-    """One file a rank: the newest by its clock, then by its name."""
+    """One file a rank: a whole one rather than a part, the newest by its clock, then its name."""
     clock = {p.path: p.clock_zero_ns for p in peeks}
     kept: dict[int, RankFile] = {}
     others: dict[int, list[RankFile]] = {}
-    for file in sorted(files, key=lambda f: (clock[f.path], f.path.name, f.path)):
+    for file in sorted(files, key=lambda f: (_whole(f.path), clock[f.path], f.path.name, f.path)):
         if file.rank in kept:
             others.setdefault(file.rank, []).append(kept[file.rank])
         kept[file.rank] = file
@@ -232,22 +264,22 @@ def _newest(files: list[RankFile], peeks: list[Peek]) -> tuple[tuple[RankFile, .
     return tuple(kept[rank] for rank in sorted(kept)), notes
 
 
+def _whole(path: Path) -> bool:
+    """Whether a name is that of a finished file: writers rename ``.tmp`` when they are done."""
+    return path.suffix != ".tmp"
+
+
 def _world(files: tuple[RankFile, ...], peeks: list[Peek]) -> tuple[int | None, list[Note]]:
     """The world size that the files agree on, and notes if they do not, or if ranks lack."""
     used = {f.path for f in files}
     notes = []
-    worlds = sorted({f.world_size for f in files if f.world_size is not None})
+    world = next((f.world_size for f in files if f.world_size is not None), None)
     groups = sorted({p.group_count for p in peeks if p.path in used and p.group_count is not None})
-    if len(worlds) > 1:
-        sizes = ", ".join(map(str, worlds))
-        text = f"The files are of different jobs: they were recorded with world sizes {sizes}."
-        notes.append(Note("mixed_run", len(worlds), text))
-    elif len(groups) > 1:
+    if len(groups) > 1:
         counts = ", ".join(map(str, groups))
         text = f"The files may be of different jobs: they list {counts} process groups."
         notes.append(Note("mixed_run", len(groups), text))
-    world = worlds[0] if len(worlds) == 1 else None
-    if not worlds and len(files) > 1 and peeks[0].source == "nsys":
+    if world is None and len(files) > 1 and peeks[0].source == "nsys":
         world = len(files)
         text = (
             f"No file says how large the job was: it is taken to have the {world} ranks found here."

@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, cast
 
+from tracelens.errors import CorruptTrace
+from tracelens.ingest.bounds import BOUNDS, HINT, Bounds
+from tracelens.units import format_bytes
+
 BOM = b"\xef\xbb\xbf"
 
 #: Bytes of plain text read at once where no caller's buffer sets the size.
@@ -43,11 +47,11 @@ class _Codec:
     name: str
     magic: bytes
     piece: int
-    new: Callable[[], _Decompressor]
+    new: Callable[[Bounds], _Decompressor]
     errors: Callable[[], tuple[type[Exception], ...]]
 
 
-def _new_gzip() -> _Decompressor:
+def _new_gzip(_: Bounds) -> _Decompressor:
     wbits = 31  # 16 + 15: gzip wrapper, any window (zlib manual, inflateInit2)
     try:
         from isal import isal_zlib
@@ -65,7 +69,7 @@ def _gzip_errors() -> tuple[type[Exception], ...]:
     return (zlib.error, cast("type[Exception]", isal_zlib.error))
 
 
-def _new_zstd() -> _Decompressor:
+def _new_zstd(_: Bounds) -> _Decompressor:
     import zstandard
 
     made: _Decompressor = zstandard.ZstdDecompressor().decompressobj()
@@ -78,10 +82,14 @@ def _zstd_errors() -> tuple[type[Exception], ...]:
     return (zstandard.ZstdError,)
 
 
+def _new_xz(bounds: Bounds) -> _Decompressor:
+    return lzma.LZMADecompressor(memlimit=bounds.dictionary)
+
+
 _CODECS = (
     _Codec("gzip", b"\x1f\x8b", 1 << 14, _new_gzip, _gzip_errors),
-    _Codec("xz", b"\xfd7zXZ\x00", 1 << 12, lzma.LZMADecompressor, lambda: (lzma.LZMAError,)),
-    _Codec("zstd", b"\x28\xb5\x2f\xfd", 1 << 12, _new_zstd, _zstd_errors),
+    _Codec("xz", b"\xfd7zXZ\x00", 1 << 12, _new_xz, lambda: (lzma.LZMAError,)),
+    _Codec("zstd", b"\x28\xb5\x2f\xfd", 1 << 10, _new_zstd, _zstd_errors),
 )
 
 
@@ -98,14 +106,21 @@ class Source:
         Why the stream ended before its end.
     compressed : bool
         Whether the file is packed.
+    bounds : Bounds
+        What it may unpack to.
 
     Raises
     ------
     OSError
         If the file cannot be opened.
+    CorruptTrace
+        While reading, if more comes out than `bounds` allow.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], bounds: Bounds = BOUNDS) -> None:
+        self.bounds = bounds
+        self._unpacked = 0
+        self._name = os.fspath(path)
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
         self.size = os.fstat(self._file.fileno()).st_size
         self.position = 0
@@ -118,9 +133,13 @@ class Source:
         self._errors: tuple[type[Exception], ...] = (OSError, EOFError)
         if codec:
             self._errors += codec.errors()
-        self._decompressor: Any = codec.new() if codec else None
+        self._decompressor: Any = codec.new(bounds) if codec else None
         self._pending = memoryview(b"")
-        self._skip_bom()
+        try:
+            self._skip_bom()
+        except CorruptTrace:
+            self.close()
+            raise
 
     def __enter__(self) -> Source:
         return self
@@ -191,7 +210,18 @@ class Source:
                 return False
             if out:
                 self._pending = memoryview(out)
+                self._count(len(out))
                 return True
+
+    def _count(self, n: int) -> None:
+        self._unpacked += n
+        most = self.bounds.unpacked(self.size)
+        if self._unpacked > most:
+            raise CorruptTrace(
+                f"{self._name}: {format_bytes(self.size)} that unpack to more than "
+                f"{format_bytes(most)}: a decompression bomb?",
+                hint=HINT,
+            )
 
     def _next_member(self, codec: _Codec) -> bytes:
         """Start on the bytes after a finished member: another member, padding or garbage."""
@@ -206,7 +236,7 @@ class Source:
             rest += more
         if not rest.startswith(codec.magic):
             raise EOFError("other data follows its end")
-        self._decompressor = codec.new()
+        self._decompressor = codec.new(self.bounds)
         return rest
 
     def _at_end(self, codec: _Codec) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tracelens.trace import ImportStats, Note
 
 #: Codes whose events are lost.
-DROPPED = ("damaged_events", "not_an_event", "bad_time", "unmatched_begin_end")
+DROPPED = ("damaged_events", "not_an_event", "bad_time", "unmatched_begin_end", "repeated_events")
 
 #: What each code says. Order is that of the notes.
 _TEXTS = {
@@ -16,6 +16,7 @@ _TEXTS = {
     "not_an_event": "Entries that are not trace events were dropped.",
     "bad_time": "Events without a usable start time were dropped.",
     "unmatched_begin_end": "Begin or end events without their partner were dropped.",
+    "repeated_events": "Events that the file holds twice were taken once.",
     "missing_dur": "Events without a usable duration were kept with duration 0.",
     "negative_dur": "Negative durations were set to 0.",
     "odd_values": "Arguments that should be numbers and are not were taken as absent.",
@@ -23,6 +24,7 @@ _TEXTS = {
     "not_utf8": "Parts of the file are not UTF-8; such characters show as U+FFFD.",
     "tolerant_slices": "Parts of the file broke the JSON rules and were read event by event.",
     "bad_header": "The file's header is not valid JSON; what could be read of it was used.",
+    "unknown_schema": "The file's schema version is {detail}; what is known of version 1 was read.",
     "trailing_data": "Text after the end of the trace was ignored.",
 }
 

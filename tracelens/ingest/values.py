@@ -16,6 +16,13 @@ from tracelens.units import EXACT_FLOAT_US, NS_PER_US, us_float_to_ns, us_text_t
 
 #: Times beyond this (146 years) are taken as damage: their sums would overflow int64.
 MAX_NS = 2**62
+#: Longest recording and longest event, ns (13 days): what lies further off is damage, and sums of
+#: a few thousand such lengths still fit int64.
+MAX_SPAN_NS = 2**50
+#: Larger than any job; a file's number beyond it is damage, and lists of ranks stay small.
+MAX_RANKS = 1_000_000
+#: More elements than this are damage: sums of sizes stay exact in float64.
+MAX_NELEMS = 2**48
 _INT64 = range(-(2**63), 2**63)
 #: CUPTI's "no stream" (uint32 -1) as some Kineto versions print it.
 _UINT32_NONE = 2**32 - 1
@@ -119,6 +126,18 @@ def as_int(value: object) -> int | None:
     if isinstance(value, float):
         value = round(value) if math.isfinite(value) else None
     return value if isinstance(value, int) and value in _INT64 else None
+
+
+def as_rank(value: object) -> int | None:
+    """A rank, or a number of ranks; None for what cannot be one.
+
+    Examples
+    --------
+    >>> as_rank("7"), as_rank(-1), as_rank(2**40)
+    (7, None, None)
+    """
+    number = as_int(value)
+    return number if number is not None and 0 <= number <= MAX_RANKS else None
 
 
 def _number_in(text: str) -> int | float | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
+from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.nsys.database import Database
 from tracelens.ingest.nsys.export import plain
 from tracelens.ingest.nsys.pages import MAGIC
 from tracelens.ingest.nsys.ranks import Part, find_parts
 from tracelens.ingest.nsys.read import clock_zero_ns, read
 
-__all__ = ["look", "read", "sniff"]
+__all__ = ["MAGIC", "look", "read", "sniff"]
 
 
 def sniff(head: bytes) -> bool:
@@ -18,7 +19,7 @@ def sniff(head: bytes) -> bool:
     return head.startswith(MAGIC)
 
 
-def look(path: str | os.PathLike[str]) -> tuple[int, tuple[Part, ...]]:
+def look(path: str | os.PathLike[str], bounds: Bounds = BOUNDS) -> tuple[int, tuple[Part, ...]]:
     """Unix time, ns, of an export's time 0, and the ranks in it.
 
     Raises
@@ -26,5 +27,5 @@ def look(path: str | os.PathLike[str]) -> tuple[int, tuple[Part, ...]]:
     InputError
         If it is no export, cannot be made into one, or cannot be read.
     """
-    with Database(plain(path)) as db:
+    with Database(plain(path, bounds)) as db:
         return clock_zero_ns(db), find_parts(db)

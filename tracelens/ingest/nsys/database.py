@@ -13,6 +13,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +25,9 @@ from tracelens.trace import Bools, Int64s
 
 Where = tuple[str, Callable[[Int64s], Bools]]
 Tick = Callable[[int, int], None]
+
+#: What SQLite's module raises on a damaged file; its messages may quote bytes that are no UTF-8.
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 #: Newest schema whose columns were looked at (Nsight Systems 2026.3).
 NEWEST_SCHEMA = (3, 27)
@@ -67,10 +71,15 @@ class Database:
         self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
         # names come from anywhere: a local time zone in a Windows code page, say
         self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        # a file's own views and triggers may not call functions (sqlite.org/security.html)
+        self._connection.execute("PRAGMA trusted_schema = OFF")
         self.damaged: set[str] = set()
+        #: A row takes four bytes at least: its place in the page, its length and its id. A damaged
+        #: b-tree whose pages have several parents would give many more.
+        self._most_rows = os.path.getsize(path) // 4
         try:
             self._contents = self._look()
-        except sqlite3.DatabaseError as e:
+        except _DAMAGE as e:
             self._connection.close()
             kind = UnsupportedFormat if "not a database" in str(e) else CorruptTrace
             raise kind(
@@ -96,7 +105,7 @@ class Database:
         """Root page and columns of each table that this reader may look at."""
         try:
             return self._table_of_contents()
-        except sqlite3.DatabaseError as e:
+        except _DAMAGE as e:
             if "malformed" not in str(e):
                 raise
         # SQLite turns away a file that is shorter than it says, unless the schema is writable
@@ -175,8 +184,10 @@ class Database:
     def _until_damage(self, sql: str, name: str) -> Iterator[tuple[int, ...]]:
         with closing(self._connection.cursor()) as cursor:
             try:
-                yield from cursor.execute(sql)
-            except sqlite3.DatabaseError:
+                yield from islice(cursor.execute(sql), self._most_rows)
+                if cursor.fetchone() is not None:
+                    self.damaged.add(name)
+            except _DAMAGE:
                 self.damaged.add(name)
 
     def rows(
@@ -189,8 +200,9 @@ class Database:
             return []
         listed = ", ".join(f'"{c}"' if c in there else "NULL" for c in wanted)
         try:
-            return self._connection.execute(f'SELECT {listed} FROM "{name}" {condition}').fetchall()
-        except sqlite3.DatabaseError:
+            found = self._connection.execute(f'SELECT {listed} FROM "{name}" {condition}')
+            return found.fetchmany(self._most_rows)
+        except _DAMAGE:
             self.damaged.add(name)
             return []
 
@@ -206,7 +218,7 @@ class Database:
             sql = f"SELECT id, value FROM {_STRINGS} WHERE id IN ({marks})"
             try:
                 found.update((i, str(v)) for i, v in self._connection.execute(sql, some))
-            except sqlite3.DatabaseError:
+            except _DAMAGE:
                 self.damaged.add(_STRINGS)
         return found
 
@@ -222,7 +234,7 @@ class Database:
     def schema(self) -> tuple[int, ...] | None:
         """Version of the export's schema; None before Nsight Systems 2021."""
         text = self.settings().get("EXPORT_SCHEMA_VERSION", "")
-        numbers = re.findall(r"\d+", text)
+        numbers = re.findall(r"\d{1,9}", text)
         return tuple(int(n) for n in numbers) if numbers else None
 
 

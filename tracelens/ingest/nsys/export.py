@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from tracelens.errors import CorruptTrace, InputError, UnsupportedFormat
+from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.nsys.pages import MAGIC
 from tracelens.ingest.source import Source
 
@@ -41,7 +42,7 @@ def command(path: Path) -> tuple[str, ...]:
             os.fspath(target), os.fspath(path))  # fmt: skip
 
 
-def plain(path: str | os.PathLike[str]) -> Path:
+def plain(path: str | os.PathLike[str], bounds: Bounds = BOUNDS) -> Path:
     """The SQLite file to read for a path: itself, or one made from it.
 
     Raises
@@ -65,7 +66,7 @@ def plain(path: str | os.PathLike[str]) -> Path:
         if is_report(given, head):
             _export(given, target)
         else:
-            _unpack(given, target)
+            _unpack(given, target, bounds)
         _made[key] = target
     return _made[key]
 
@@ -104,11 +105,16 @@ def _export(given: Path, target: Path) -> None:
         )
 
 
-def _unpack(given: Path, target: Path) -> None:
-    with Source(given) as source, open(target, "wb") as out:
-        while piece := source.read(_COPY_BYTES):
-            out.write(piece)
-        error = source.error
+def _unpack(given: Path, target: Path, bounds: Bounds) -> None:
+    try:
+        with Source(given, bounds) as source, open(target, "wb") as out:
+            while piece := source.read(_COPY_BYTES):
+                out.write(piece)
+            error = source.error
+    except BaseException:
+        with contextlib.suppress(OSError):
+            target.unlink()
+        raise
     if error is not None:
         target.unlink()
         raise CorruptTrace(f"{given}: {error}", hint="copy the file again")

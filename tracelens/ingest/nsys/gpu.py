@@ -18,6 +18,7 @@ from tracelens.ingest.nsys.ranks import (
     TID_MASK,
     Part,
 )
+from tracelens.ingest.values import MAX_SPAN_NS
 from tracelens.trace import HIDDEN_GRAPH, Int64s, Kind
 
 SYNC = "CUPTI_ACTIVITY_KIND_SYNCHRONIZATION"
@@ -62,8 +63,12 @@ class Piece:
 
 
 def _sound(table: dict[str, Int64s]) -> tuple[dict[str, Int64s], int]:
-    """Rows with an end at or after their start; how many others there are."""
-    keep = (table["end"] >= table["start"]) & (table["end"] > 0)
+    """Rows with an end at or after their start, in one recording; how many others there are."""
+    start, end = table["start"], table["end"]
+    keep = (end >= start) & (end > 0)
+    if keep.any():
+        middle = int(np.median(start[keep]))
+        keep &= (start >= middle - MAX_SPAN_NS // 2) & (end <= middle + MAX_SPAN_NS // 2)
     if keep.all():
         return table, 0
     return {c: v[keep] for c, v in table.items()}, int((~keep).sum())

@@ -9,6 +9,7 @@ import numpy as np
 
 from tracelens.ingest.nsys.database import Database
 from tracelens.ingest.nsys.ranks import NVTX, TID_MASK
+from tracelens.ingest.values import MAX_SPAN_NS
 from tracelens.trace import Bools, Int64s, Kind
 
 #: ``eventType`` of ranges that nest on one thread, and of ranges that start and end anywhere.
@@ -21,7 +22,7 @@ _PLAIN_DOMAINS = frozenset({"", "NCCL", "DeepSpeed"})
 #: torch.autograd.profiler.emit_nvtx and ``nsys --pytorch=autograd-nvtx`` write an operator so
 #: (torch/csrc/profiler/standalone/nvtx_observer.cpp, getNvtxStr).
 _EMITTED = re.compile(r"^(.*?), (?=(?:seq|op_id|sizes|input_op_ids) = )(.*)$", re.DOTALL)
-_SEQUENCE = re.compile(r"(?:^|, )seq = (\d+)")
+_SEQUENCE = re.compile(r"(?:^|, )seq = (\d{1,18})")
 _OPERATOR = re.compile(r"^(aten|autograd|torch::autograd|c10d|prims|cuda)::?")
 _OWN_RANGES = ("ProfilerStep#", "Optimizer.", "enumerate(DataLoader)")
 
@@ -59,7 +60,7 @@ def read_ranges(db: Database, global_pid: int) -> Ranges:
     table, inline = _events(db)
     keep = mine(table["globalTid"])
     is_range = (table["eventType"] == _PUSH_POP) | (table["eventType"] == _START_END)
-    closed = table["end"] >= table["start"]
+    closed = (table["end"] >= table["start"]) & _in_reach(table["start"], table["end"])
     domains = _domains(db, table, inline, global_pid)
     on = np.flatnonzero(keep & is_range & closed)
     on = on[np.lexsort((-table["end"][on], table["start"][on]))]
@@ -89,6 +90,14 @@ def read_ranges(db: Database, global_pid: int) -> Ranges:
         names=tuple(names),
         open=int((keep & is_range & ~closed).sum()),
     )
+
+
+def _in_reach(start: Int64s, end: Int64s) -> Bools:
+    """Which ranges can be of one recording with most others."""
+    if not len(start):
+        return np.zeros(0, bool)
+    middle, reach = int(np.median(start)), MAX_SPAN_NS // 2
+    return np.asarray((start >= middle - reach) & (end <= middle + reach))
 
 
 def _events(db: Database) -> tuple[dict[str, Int64s], tuple[Int64s, list[str]]]:

@@ -33,6 +33,8 @@ MISSING = -1
 _WIDTH = np.array([0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0, *((n - 12) // 2 for n in range(12, 256))])
 _WIDTH8 = _WIDTH.astype(np.int64)
 #: How far to shift the eight bytes at a value's place to leave the value alone.
+#: Longest variable-length number (sqlite.org/fileformat2.html#varint).
+_VARINT_BYTES = 9
 _SHIFT = np.array([63, 56, 48, 40, 32, 16, 0, 0, 63, 63], np.int64)
 
 
@@ -66,6 +68,9 @@ class Pages:
             raise NotPlain("no SQLite header")
         size = int.from_bytes(head[16:18], "big")
         self.page_size = 65536 if size == 1 else size
+        if self.page_size < 512:  # sqlite.org/fileformat2.html#page_size
+            self._file.close()
+            raise NotPlain("no page size")
         self._usable = self.page_size - head[20]
         self.n_pages = os.fstat(self._file.fileno()).st_size // self.page_size
 
@@ -96,7 +101,13 @@ class Pages:
         level = np.array([root], np.int64)
         size = self.page_size
         page = np.empty(size, np.uint8)
+        seen = np.zeros(self.n_pages + 1, bool)
         while True:
+            if int(level.max()) > self.n_pages or seen[level].any():
+                raise NotPlain("a page lies beyond the end, or leads back to one above it")
+            if len(np.unique(level)) < len(level):
+                raise NotPlain("a page has two parents")
+            seen[level] = True
             below: list[npt.NDArray[np.int64]] = []
             for k, number in enumerate(level):
                 self._read(level[k : k + 1], page)
@@ -253,11 +264,13 @@ def _varint(
     flat: Bytes, at: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Where the variable-length number at each place ends, and its value."""
+    if len(at) and int(at.max()) + _VARINT_BYTES > len(flat):
+        raise NotPlain("a row beyond its page")
     value = flat[at].astype(np.int64)
     end = at + 1
     more = np.flatnonzero(value > 127)
     value &= 127
-    for _ in range(8):
+    for _ in range(_VARINT_BYTES - 1):
         if not len(more):
             break
         byte = flat[end[more]].astype(np.int64)

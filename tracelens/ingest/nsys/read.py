@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tracelens.errors import UsageError
+from tracelens.errors import CorruptTrace, UsageError
+from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.nsys import gpu
 from tracelens.ingest.nsys.calls import NcclCalls, nccl_calls
 from tracelens.ingest.nsys.database import Database
@@ -17,6 +18,7 @@ from tracelens.ingest.nsys.gpu import Piece
 from tracelens.ingest.nsys.notes import notes_of
 from tracelens.ingest.nsys.nvtx import Ranges, innermost, read_ranges
 from tracelens.ingest.nsys.ranks import Part, find_parts, pid_of
+from tracelens.ingest.values import MAX_SPAN_NS, as_rank
 from tracelens.trace import (
     Collectives,
     ImportStats,
@@ -41,7 +43,11 @@ _KERNELS_DONE, _CALLS_DONE = 0.4, 0.8
 
 
 def read(
-    path: str | os.PathLike[str], *, progress: Progress | None = None, part: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+    part: str | None = None,
+    bounds: Bounds = BOUNDS,
 ) -> Trace:
     """Read one rank of an export.
 
@@ -53,6 +59,8 @@ def read(
         Called now and then with (bytes of the file done, bytes of the file).
     part : str, optional
         Which rank, by `Part.key`; the first if it is left out.
+    bounds : Bounds, optional
+        What a packed export may unpack to.
 
     Raises
     ------
@@ -63,7 +71,7 @@ def read(
     UsageError
         If it has no such part.
     """
-    file = plain(path)
+    file = plain(path, bounds)
     with Database(file) as db:
         parts = find_parts(db)
         mine = parts[0] if part is None else next((p for p in parts if p.key == part), None)
@@ -220,7 +228,13 @@ def _finish(
     n_ranges: int,
 ) -> Trace:
     columns = {name: np.concatenate(parts) for name, parts in table.columns.items()}
-    zero = _rebase(clock_zero_ns(db), columns["ts_ns"])
+    start = columns["ts_ns"]
+    if len(start) and int(start.max()) - int(start.min()) > MAX_SPAN_NS:
+        raise CorruptTrace(
+            f"{db.path}: its tables tell times that lie months apart",
+            hint="export the report again",
+        )
+    zero = _rebase(clock_zero_ns(db), start)
     columns["ts_ns"] -= zero[1]
     order = np.lexsort((-columns["dur_ns"], columns["ts_ns"]))
     place = np.empty(len(order), np.int64)
@@ -235,8 +249,8 @@ def _finish(
             path=db.path,
             source="nsys",
             clock_zero_ns=zero[0],
-            rank=part.rank,
-            world_size=part.world,
+            rank=as_rank(part.rank),
+            world_size=as_rank(part.world),
             backend="nccl" if len(calls.row) else None,
             devices=gpu.device_names(db, part),
             groups=calls.groups,
