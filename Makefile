@@ -4,12 +4,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?= --disable-pip-version-check --quiet
+MINUTES ?= 10
 DEMO ?= sample_traces/zero2_slow_fabric
 
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types check golden bench clean python
+.PHONY: audit fuzz help demo test lint format types check golden bench clean python
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +39,14 @@ golden: $(VENV)/.installed-dev ## after an intended change: write golden reports
 
 bench: $(VENV)/.installed $(VENV)-hta/.installed ## time and memory against HTA, which gets an environment of its own
 	$(BIN)/python benchmarks/against_hta.py --hta-python $(VENV)-hta/bin/python
+
+audit: $(VENV)/.installed-dev ## bandit over the code, pip-audit over what is installed
+	$(BIN)/python -m pip install $(PIP_FLAGS) bandit pip-audit
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive tracelens collectors dashboards
+	$(BIN)/pip-audit --skip-editable
+
+fuzz: $(VENV)/.installed-dev ## wrong files by chance, MINUTES=10; writes docs/robustness.md
+	$(BIN)/python benchmarks/fuzz.py --minutes $(MINUTES) --write
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) $(VENV)-hta build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,11 +30,13 @@ class ChildFailed(RuntimeError):
 
 
 def _children(pid: int) -> list[int]:
+    found: list[int] = []
     try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except OSError:
-        return []
-    return [int(p) for p in text.split()]
+        for task in Path(f"/proc/{pid}/task").iterdir():  # threads have children of their own
+            found += [int(p) for p in (task / "children").read_text().split()]
+    except OSError:  # it has ended meanwhile
+        pass
+    return found
 
 
 def _tree_rss(pid: int) -> int:

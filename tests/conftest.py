@@ -10,6 +10,10 @@ settings.register_profile("tracelens", deadline=None, max_examples=100)
 settings.load_profile("tracelens")
 
 
+#: Jobs that tests start; they import torch, which need not be there.
+collect_ignore = ["gloo_job.py", "plain_job.py"]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--update-golden``."""
     parser.addoption(

@@ -140,6 +140,7 @@ def test_interrupt_leaves_nothing(run: Path, tmp_path: Path) -> None:
     target.write_text("old")
     code = (
         "import os, signal, tracelens.report.html as h, tracelens.cli as c\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
         "page = h.page\n"
         "h.page = lambda a: (os.kill(os.getpid(), signal.SIGINT), page(a))[1]\n"
         f"c.main(['analyze', {str(run)!r}, '--html', {str(target)!r}])"

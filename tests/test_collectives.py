@@ -10,10 +10,11 @@ import pytest
 from builder import BACKWARD_TID, TraceBuilder
 
 from tracelens.classify import Op
-from tracelens.collectives import CollectiveSummary, CommTable, collect, normal_dtype, summarize
+from tracelens.collectives import CollectiveSummary, CommTable, collect, summarize
 from tracelens.ingest import open_trace
 from tracelens.links import link
 from tracelens.phases import find_phases
+from tracelens.sizes import normal_dtype
 from tracelens.steps import find_steps
 
 

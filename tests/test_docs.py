@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -83,13 +84,43 @@ def run_cli(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=REPO, check=False)
 
 
-@pytest.mark.parametrize("command", commands())
-def test_commands_run(command: str, tmp_path: Path) -> None:
-    """RUN stands for a run, and files are written elsewhere."""
-    args = [
-        {"RUN": str(DEMO.relative_to(REPO)), "report.html": str(tmp_path / "report.html")}.get(a, a)
-        for a in shlex.split(command)
-    ]
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run.db of the documents, with a run in it."""
+    path = tmp_path_factory.mktemp("store") / "run.db"
+    tracelens.analyze(DEMO, db=path)
+    return path
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("dashboard ")])
+def test_dashboard_commands_serve(command: str, store: Path) -> None:
+    """They run until they are stopped; the last --port counts."""
+    stands = {"RUN": str(DEMO.relative_to(REPO)), "run.db": str(store)}
+    args = [stands.get(a, a) for a in shlex.split(command)]
+    arguments = [sys.executable, "-m", "tracelens", *args, "--port", "0"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=REPO) as running:
+        try:
+            assert running.stdout is not None
+            url = running.stdout.readline().split()[0]
+            with urllib.request.urlopen(url) as answer:
+                assert b"react-entry-point" in answer.read()
+        finally:
+            running.terminate()
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if not c.startswith("dashboard ")])
+def test_commands_run(command: str, tmp_path: Path, store: Path) -> None:
+    """RUN stands for a run, run.db for a store with one, and files are written elsewhere."""
+    stands = {
+        "RUN": str(DEMO.relative_to(REPO)),
+        "report.html": str(tmp_path / "report.html"),
+        "run.db": str(store),
+        "tables/": str(tmp_path / "tables"),
+        "ds_config.json": str(tmp_path / "ds_config.json"),
+        "tuned.json": str(tmp_path / "tuned.json"),
+    }
+    (tmp_path / "ds_config.json").write_text('{"zero_optimization": {"stage": 2}}')
+    args = [stands.get(a, a) for a in shlex.split(command)]
     done = run_cli(*args)
     assert done.returncode == 0, done.stderr
     assert done.stdout or (tmp_path / "report.html").exists()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from builder import TraceBuilder
 from test_report_case import GROUP, run_at
 
 import tracelens
@@ -33,6 +35,31 @@ def test_events_know_their_step_and_meaning(analysis: tracelens.Analysis) -> Non
 def test_the_first_rank_is_the_default(analysis: tracelens.Analysis) -> None:
     assert analysis.events().equals(analysis.events(rank=0))
     assert len(analysis.events(rank=1)) < len(analysis.events(rank=0))
+
+
+def test_communication_row_by_row(analysis: tracelens.Analysis) -> None:
+    """The two all-reduces of the run by hand; rank 2 is missing, so nothing is known of waiting."""
+    frame = analysis.comm
+    assert frame[["rank", "step", "start_ns", "dur_ns", "exposed_ns"]].to_numpy().tolist() == [
+        [0, 1, 300_000, 300_000, 200_000],
+        [0, 2, 1_300_000, 100_000, 0],
+    ]
+    assert frame["kind"].tolist() == ["all_reduce"] * 2
+    assert frame["group"].tolist() == [GROUP] * 2
+    assert frame["bytes"].tolist() == [2_000_000] * 2
+    assert frame["wait_ns"].isna().all()
+    assert frame["number"].isna().all()
+
+
+def test_the_same_collective_has_the_same_number(tmp_path: Path) -> None:
+    for rank, start in ((0, 100), (1, 140)):  # rank 1 is 40 us late, both end together
+        trace = TraceBuilder(rank=rank, world_size=2).step(1, 50, 1000).launch(1, ts=60, dur=5)
+        trace.nccl(ts=start, dur=400 - start, nelems=1000, corr=1)
+        trace.write(tmp_path / f"rank{rank}.json")
+    frame = tracelens.analyze(tmp_path).comm
+    assert frame["start_ns"].tolist() == [50_000, 90_000]  # since the marker, the first event
+    assert frame["number"].tolist() == [0, 0]
+    assert frame["wait_ns"].tolist() == [40_000, 0]
 
 
 def test_units_are_in_the_names(analysis: tracelens.Analysis) -> None:

@@ -511,8 +511,11 @@ def exchange(job: Job, name: str, size: int) -> Job:
     return zero12(job, 2, overlap=True, inner=swap_back)
 
 
-def pipeline(rank: int, *, micro_steps: int = 2, forwards: int = 1) -> Job:
-    """Two stages over four ranks: (0, 2) and (1, 3), each stage's ranks are data-parallel."""
+def pipeline(rank: int, *, micro_steps: int = 2, gathers: bool = False, flag: bool = False) -> Job:
+    """Two stages over four ranks: (0, 2) and (1, 3), each stage's ranks are data-parallel.
+
+    `gathers`: parameters are gathered after the optimizer; `flag`: ZeRO's overflow flag is reduced.
+    """
     job = Job(rank=rank, world=4)
     first = rank < 2
     group = (0, 2) if rank % 2 == 0 else (1, 3)
@@ -538,8 +541,13 @@ def pipeline(rank: int, *, micro_steps: int = 2, forwards: int = 1) -> Job:
                 job.backward()
                 if not first:
                     move("send")
-            job.comm("all_reduce", MODEL, ranks=(0, 1) if first else (2, 3))
+            stage = (0, 1) if first else (2, 3)
+            job.comm("all_reduce", MODEL, ranks=stage)
+            if flag:
+                job.comm("all_reduce", 1, dtype="Byte", ranks=stage)
             job.update()
+            if gathers:
+                job.comm("all_gather", MODEL // 2, out=MODEL, ranks=stage)
             job.zero_grad()
     return job
 

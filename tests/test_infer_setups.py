@@ -15,6 +15,7 @@ from test_infer_jobs import (
     Job,
     ddp,
     exchange,
+    facts_of,
     fsdp,
     infer,
     pipeline,
@@ -24,7 +25,10 @@ from test_infer_jobs import (
     zero12,
 )  # fmt: skip
 
-from tracelens.infer.result import Setup
+from tracelens.infer.result import Inference, Setup
+from tracelens.infer.roles import find_roles
+from tracelens.infer.zero import infer_stage
+from tracelens.ingest import open_trace
 
 # ---------------------------------------------------------------------- what is inferred of them
 DEEPSPEED: dict[str, Any] = {
@@ -169,6 +173,18 @@ def test_a_pipeline_s_size_is_that_of_the_group_of_its_stages(tmp_path: Path) ->
         "gradient_accumulation_steps": 2,
     }
     assert values(setup, expected) == expected
+
+
+@pytest.mark.parametrize(("flag", "value", "candidates"), [(False, None, (0, 1)), (True, 1, (1,))])
+def test_a_pipeline_partitions_its_optimizer_at_stage_0_too(
+    tmp_path: Path, flag: bool, value: int | None, candidates: tuple[int, ...]
+) -> None:
+    """With bf16 it gets BF16_Optimizer, which gathers; ZeRO-1's own has an overflow flag too."""
+    job = pipeline(0, gathers=True, flag=flag)
+    facts = facts_of(open_trace(job.trace.write(tmp_path / "rank0.json")))
+    deepspeed = Inference("framework", "deepspeed", ("deepspeed",), 0.9)
+    stage = infer_stage(facts, find_roles(facts), deepspeed, 2)
+    assert (stage.value, stage.candidates) == (value, candidates)
 
 
 def test_ranks_that_contradict_each_other_answer_nothing(tmp_path: Path) -> None:

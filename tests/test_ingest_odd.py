@@ -10,7 +10,8 @@ import pytest
 from builder import TraceBuilder
 
 from tracelens.errors import CorruptTrace, InputError, UnsupportedFormat
-from tracelens.ingest import chunks, open_trace
+from tracelens.ingest import open_trace
+from tracelens.ingest.bounds import Bounds
 from tracelens.ingest.chunks import EventStream
 from tracelens.ingest.columns import TableBuilder
 from tracelens.ingest.decode import PieceDecoder
@@ -246,13 +247,11 @@ def test_begin_waits_for_its_end_across_slices(tmp_path: Path, slice_bytes: int)
     assert (len(got), dropped) == (21, 0)
 
 
-def test_an_endless_event_stops_with_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chunks, "MAX_EVENT_BYTES", 10_000)
+def test_an_endless_event_stops_with_an_error(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     path.write_text('[{"ph": "X", "name": "' + "x" * 100_000)
-    with Source(path) as source, pytest.raises(CorruptTrace, match="no event boundary"):
+    small = Bounds(event=10_000)
+    with Source(path, small) as source, pytest.raises(CorruptTrace, match="no event boundary"):
         list(EventStream(source, 1000))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -188,10 +189,117 @@ def test_uneven_all_to_alls_match_by_place(tmp_path: Path) -> None:
     assert waits(a) == [[50], [0]]
 
 
-def test_sends_have_no_common_start(tmp_path: Path) -> None:
-    a = tracelens.analyze(write(tmp_path, [Call(100, 300, op="send")], [Call(150, 250, op="recv")]))
-    assert waits(a) == [[UNKNOWN]] * 2
-    assert a.matches.n_unmatched == 0  # nothing is missing: they are of no synchronous kind
+# --------------------------------------------------------------------------- sends and receives
+class Move(NamedTuple):
+    """A kernel of sends and receives: its times in us, and (peer, elements); sends are positive."""
+
+    start: float
+    dur: float
+    peers: Sequence[tuple[int, int]]
+
+
+def moves(folder: Path, *ranks: list[Move], told: bool = True, batch: bool = False) -> Path:
+    """One trace a rank. As a batch, the records precede one kernel that has none of its own."""
+    for rank, kernels in enumerate(ranks):
+        trace = TraceBuilder(rank=rank, world_size=len(ranks)).step(1, 0, 10_000)
+        for i, move in enumerate(kernels, start=1):
+            at = 100 * i
+            for k, (peer, nelems) in enumerate(move.peers):
+                kind, key = ("send", "Dst Rank") if nelems > 0 else ("recv", "Src Rank")
+                args = {key: peer} if told else {}
+                if not batch:
+                    trace.launch(i, ts=at, tid=100)
+                    trace.nccl(
+                        kind, ts=move.start, dur=move.dur, nelems=abs(nelems), corr=i, **args
+                    )
+                    continue
+                record = {
+                    "Collective name": kind, "In msg nelems": abs(nelems), "dtype": "Float",
+                    "Out msg nelems": abs(nelems), "Process Group Name": "0", **args,
+                }  # fmt: skip
+                trace.cpu_op("record_param_comms", ts=at + k, dur=0.5, args=record)
+            if batch:
+                trace.launch(i, ts=at + 20, tid=100)
+                trace.kernel("ncclDevKernel_SendRecv(x)", move.start, move.dur, corr=i)
+        trace.write(folder / f"rank{rank}.json")
+    return folder
+
+
+def test_a_receive_waits_for_its_send(tmp_path: Path) -> None:
+    """Both end at 400; the sender came 50 us after the receiver. Then the sender is early."""
+    a = tracelens.analyze(
+        moves(
+            tmp_path,
+            [Move(150, 250, [(1, 1000)]), Move(500, 90, [(1, 7)])],
+            [Move(100, 300, [(0, -1000)]), Move(560, 30, [(0, -7)])],
+        )
+    )
+    assert waits(a) == [[0, 60], [50, 0]]
+    assert a.matches.messages.tolist() == [[0, 0, 1, 0], [0, 1, 1, 1]]
+    assert [r.exposed_wait_ns.tolist() for r in a.ranks] == [[60_000], [50_000]]
+
+
+def test_messages_are_matched_between_their_two_ranks(tmp_path: Path) -> None:
+    """Rank 1 receives from 2 first, which sends last; order counts within a pair only."""
+    a = tracelens.analyze(
+        moves(
+            tmp_path,
+            [Move(100, 300, [(1, 8)])],
+            [Move(300, 20, [(2, -9)]), Move(350, 50, [(0, -8)])],
+            [Move(310, 10, [(1, 9)])],
+        )
+    )
+    assert waits(a) == [[250], [10, 0], [0]]
+
+
+def test_in_a_pair_the_other_end_needs_no_name(tmp_path: Path) -> None:
+    ranks = [Move(100, 300, [(1, 5)])], [Move(150, 250, [(0, -5)])]
+    assert waits(tracelens.analyze(moves(tmp_path, *ranks, told=False))) == [[50], [0]]
+
+
+def test_of_three_it_does(tmp_path: Path) -> None:
+    a = tracelens.analyze(
+        moves(tmp_path, [Move(0, 30, [(1, 5)])], [Move(0, 30, [(0, -5)])], [], told=False)
+    )
+    assert waits(a) == [[UNKNOWN], [UNKNOWN], []]
+    assert [r.exposed_wait_ns.tolist() for r in a.ranks] == [[UNKNOWN], [UNKNOWN], [0]]
+
+
+@pytest.mark.parametrize("received", [(-5, -5), (-6,)])
+def test_sends_without_their_receives_stay_unknown(
+    received: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Two receives for one send, or another size."""
+    theirs = [Move(100 * k, 30, [(0, n)]) for k, n in enumerate(received)]
+    a = tracelens.analyze(moves(tmp_path, [Move(0, 30, [(1, 5)])], theirs))
+    assert waits(a) == [[UNKNOWN], [UNKNOWN] * len(theirs)]
+
+
+def test_a_batch_lasts_as_long_as_its_longest_message(tmp_path: Path) -> None:
+    """Rank 1 receives from 0 and sends to 2 in one kernel; rank 2 comes last.
+
+    With rank 0 the message took at most 30 us, with rank 2 at most 20: rank 1 needed 30 of its 80.
+    """
+    a = tracelens.analyze(
+        moves(
+            tmp_path,
+            [Move(100, 30, [(1, 5)])],
+            [Move(60, 80, [(0, -5), (2, 6)])],
+            [Move(120, 20, [(1, -6)])],
+            batch=True,
+        )
+    )
+    assert waits(a) == [[0], [50], [0]]
+    assert [r.comm.bytes.tolist() for r in a.ranks] == [[20], [24], [24]]
+    assert (a.ranks[1].comm.in_nelems[0], a.ranks[1].comm.out_nelems[0]) == (6, 5)
+
+
+def test_copy_engines_wait_for_nobody(tmp_path: Path) -> None:
+    trace = TraceBuilder(world_size=2).step(1, 0, 100).launch(1, ts=5, tid=100)
+    trace.memcpy("PtoP", 10, 20, nbytes=64, corr=1).write(tmp_path / "rank0.json")
+    a = tracelens.analyze(tmp_path)
+    assert waits(a) == [[0]]
+    assert a.ranks[0].exposed_wait_ns.tolist() == [0]
 
 
 # ------------------------------------------------------------------- exposed wait and transfer

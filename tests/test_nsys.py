@@ -572,6 +572,30 @@ def test_a_cut_database_gives_what_is_left_or_an_error(tmp_path: Path) -> None:
     assert "note" in ends
 
 
+def test_tables_whose_pages_have_many_parents_stay_small(tmp_path: Path) -> None:
+    """Three levels that each name one page a hundred times are a million times its rows."""
+    path = tmp_path / "r.sqlite"
+    b = NsysBuilder()
+    for i in range(4000):
+        b.kernel("k", 10 * i, 10 * i + 5)
+    b.write(path)
+    con = sqlite3.connect(path)
+    sql = "SELECT rootpage FROM sqlite_master WHERE name = 'CUPTI_ACTIVITY_KIND_KERNEL'"
+    root, size = con.execute(sql).fetchone()[0], con.execute("PRAGMA page_size").fetchone()[0]
+    con.close()
+    raw = bytearray(path.read_bytes())
+    page = memoryview(raw)[size * (root - 1) : size * root]
+    count = int.from_bytes(page[3:5], "big")
+    assert (page[0], count > 50) == (5, True)
+    for i in range(count):
+        at = int.from_bytes(page[12 + 2 * i : 14 + 2 * i], "big")
+        page[at : at + 4] = page[8:12]
+    path.write_bytes(raw)
+    trace = open_trace(path)
+    assert len(trace.slices) < path.stat().st_size // 4
+    assert "damaged_table" in notes(trace) or len(rows(trace, Kind.KERNEL)) <= 4000
+
+
 def test_other_databases_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.db"
     con = sqlite3.connect(path)

@@ -124,6 +124,25 @@ def test_damage_gives_an_answer_or_not_plain(data: st.DataObject) -> None:
         assert found["a"].dtype == np.int64
 
 
+@pytest.mark.parametrize("lead_to", ["itself", "one child"])
+def test_pages_in_a_circle_are_no_tree(tmp_path: Path, lead_to: str) -> None:
+    """Each level would hold the page that leads there again, thirty times as often."""
+    path = tmp_path / "t"
+    root = made(path, [(i, i, "x" * 50) for i in range(300)], 512)
+    raw = bytearray(path.read_bytes())
+    page = memoryview(raw)[512 * (root - 1) : 512 * root]
+    assert page[0] == 5, "the root is no interior page"
+    count = int.from_bytes(page[3:5], "big")
+    assert count > 20
+    cells = [int.from_bytes(page[12 + 2 * i : 14 + 2 * i], "big") for i in range(count)]
+    child = root.to_bytes(4, "big") if lead_to == "itself" else bytes(page[8:12])
+    for at in cells:
+        page[at : at + 4] = child
+    path.write_bytes(raw)
+    with Pages(path) as pages, pytest.raises(NotPlain, match=r"leads back|two parents"):
+        pages.scan(root, {"a": 0})
+
+
 def test_a_write_ahead_log_is_left_to_sqlite(tmp_path: Path) -> None:
     made(tmp_path / "t", [(1, 1, None)])
     (tmp_path / "t-wal").write_bytes(b"x")

@@ -59,8 +59,9 @@ def test_every_module_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
         for package in PACKAGES
         for p in (REPO / package).rglob("*.py")
     }
+    assets = {p.relative_to(REPO).as_posix() for p in (REPO / "dashboards/assets").iterdir()}
     packed = {n for n in wheel.namelist() if ".dist-info/" not in n}
-    assert packed == sources | {"tracelens/py.typed"}
+    assert packed == sources | assets | {"tracelens/py.typed"}
 
 
 def test_metadata(wheel: zipfile.ZipFile) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from test_report_case import run_at
 
 import tracelens
-from tracelens.findings import Finding
+from tracelens.findings import Finding, Proof
 from tracelens.infer.result import Setup
 from tracelens.trace import Note
 
@@ -41,6 +42,7 @@ SCHEMA: dict[str, Any] = {
         "torch": (TEXT, NONE),
         "nccl": (TEXT, NONE),
     },
+    "verdict": [TEXT],
     "setup": dict,
     "steps": [STEP],
     "summary": {k: v for k, v in STEP.items() if k not in ("rank", "step")}
@@ -138,6 +140,34 @@ def test_rows_are_identities_after_rounding_too(analysis: tracelens.Analysis) ->
         assert ns["exposed_comm_ms"] + ns["overlapped_comm_ms"] == ns["comm_ms"]
 
 
+def test_idle_time_is_all_accounted_for(analysis: tracelens.Analysis) -> None:
+    report: Any = analysis.to_json()
+    assert sum(report["idle"].values()) == pytest.approx(report["summary"]["idle_ms"], abs=1e-5)
+    assert report["idle"]["launch_ms"] > 0
+
+
+def test_steps_start_where_their_first_work_does(analysis: tracelens.Analysis) -> None:
+    """On rank 0 the first event is the marker at 0, the first kernels start at 100 and 1100 us."""
+    report: Any = analysis.to_json()
+    assert [row["start_ms"] for row in report["steps"]] == [0.1, 1.1, 0.0]
+
+
+def test_what_was_given_stands_beside_what_is_seen(
+    analysis: tracelens.Analysis, tmp_path: Path
+) -> None:
+    config = {"zero_optimization": {"stage": 3}, "gradient_accumulation_steps": 8}
+    given = tmp_path / "ds.json"
+    given.write_text(json.dumps(config))
+    folder = Path(analysis.run.paths[0]).parent
+    setup: Any = tracelens.analyze(folder, ds_config=given).to_json()["setup"]
+    steps = setup["gradient_accumulation_steps"]
+    assert (steps["given"], steps["contradicted"]) == (8, steps["value"] not in (8, None))
+    assert setup["zero_stage"]["given"] == 3
+    assert "given" not in setup["mode"]
+    without: Any = analysis.to_json()["setup"]
+    assert not any("given" in row for row in without.values())
+
+
 def test_odd_nanoseconds_survive(analysis: tracelens.Analysis) -> None:
     first = analysis.ranks[0]
     wall = np.array([1_234_567_891, 900_001], np.int64)
@@ -148,7 +178,8 @@ def test_odd_nanoseconds_survive(analysis: tracelens.Analysis) -> None:
 
 
 def test_findings_are_of_the_contract(analysis: tracelens.Analysis) -> None:
-    found = Finding("a", "A", 0.25, "critical", (0,), (1,), ("seen",), "do", {"k": None})
+    proof = Proof(rank=0, step=1, start_ns=5, end_ns=9, name="gemm", row=3)
+    found = Finding("a", "A", 0.25, "critical", (0,), (1,), ("seen",), "do", {"k": None}, (proof,))
     said: Any = replace(analysis, finding_rows=(replace(found, id="b"), found)).to_json()
     report = json.loads(json.dumps(said))
     conform(report, SCHEMA)
@@ -162,6 +193,9 @@ def test_findings_are_of_the_contract(analysis: tracelens.Analysis) -> None:
         "evidence": ["seen"],
         "remedy": "do",
         "config": {"k": None},
+        "proof": [
+            {"rank": 0, "step": 1, "start_ns": 5, "end_ns": 9, "name": "gemm", "row": 3},
+        ],
     }
 
 

@@ -150,7 +150,7 @@ def test_verdict_numbers_by_hand(analysis: tracelens.Analysis) -> None:
     assert "0.517 ms (52%) idle" in text
     assert "0.400 ms (40%) compute" in text
     assert "for 0.067 ms a step (7%), from 0 ms on rank 1 to 0.100 ms on rank 0:" in text
-    assert "cannot be told from transfer without rank 2" in text
+    assert "of it is waiting for other ranks (not to be told closer without rank 2)" in text
     assert "ZeRO" not in text
     assert "50% of the communication runs beside compute" in text
 

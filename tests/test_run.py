@@ -147,7 +147,8 @@ def test_files_of_different_jobs(tmp_path: Path) -> None:
     built(1, 4).write(tmp_path / "b.json")
     plan = discover([tmp_path])
     assert "world sizes 2, 4" in notes(plan)["mixed_run"]
-    assert plan.world_size is None
+    assert "a.json" in notes(plan)["mixed_run"]
+    assert (plan.world_size, plan.ranks) == (4, (1,))
 
 
 def test_differing_group_counts(tmp_path: Path) -> None:

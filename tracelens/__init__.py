@@ -13,12 +13,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tracelens.api import Analysis, analyze
+    from tracelens.api import Analysis, Comparison, analyze, compare, open_store
     from tracelens.errors import (
         CorruptTrace,
         EmptyTrace,
         InputError,
         InvariantError,
+        StoreError,
         TraceLensError,
         UnsupportedFormat,
         UsageError,
@@ -32,29 +33,48 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Analysis",
+    "CannotPredict",
+    "Comparison",
     "CorruptTrace",
+    "CriticalPath",
     "EmptyTrace",
     "Finding",
     "Inference",
     "InputError",
     "InvariantError",
+    "Prediction",
     "Setup",
+    "StoreError",
     "Trace",
     "TraceLensError",
+    "Tuning",
     "UnsupportedFormat",
     "UsageError",
     "__version__",
     "analyze",
+    "compare",
+    "critical_path",
+    "open_store",
     "open_trace",
+    "tune",
+    "whatif",
 ]
 
 _HOME = {
     "Analysis": "tracelens.api",
+    "Comparison": "tracelens.api",
     "analyze": "tracelens.api",
+    "compare": "tracelens.api",
+    "critical_path": "tracelens.api",
+    "tune": "tracelens.api",
+    "whatif": "tracelens.api",
+    "CannotPredict": "tracelens.errors",
+    "open_store": "tracelens.api",
     "CorruptTrace": "tracelens.errors",
     "EmptyTrace": "tracelens.errors",
     "InputError": "tracelens.errors",
     "InvariantError": "tracelens.errors",
+    "StoreError": "tracelens.errors",
     "TraceLensError": "tracelens.errors",
     "UnsupportedFormat": "tracelens.errors",
     "UsageError": "tracelens.errors",
@@ -62,6 +82,9 @@ _HOME = {
     "Inference": "tracelens.infer.result",
     "Setup": "tracelens.infer.result",
     "open_trace": "tracelens.ingest",
+    "CriticalPath": "tracelens.replay.critical",
+    "Prediction": "tracelens.replay.predict",
+    "Tuning": "tracelens.replay.tune",
     "Trace": "tracelens.trace",
 }
 

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 from tracelens.collectives import CollectiveSummary, CommTable
 from tracelens.detectors import Verdict
+from tracelens.efficiency import Efficiency
 from tracelens.findings import Finding
+from tracelens.fits import Fit
 from tracelens.host import Host
 from tracelens.infer.facts import RankFacts
 from tracelens.infer.result import Setup
+from tracelens.ingest.ds_config import DsConfig
+from tracelens.ingest.manifest import Manifest
 from tracelens.ingest.run import RunPlan
 from tracelens.intervals import Spans
 from tracelens.links import GpuWork
@@ -24,6 +28,7 @@ from tracelens.trace import ImportStats, Int64s, Note, Trace, TraceInfo, _freeze
 class RankAnalysis:
     """Everything measured on one rank; small, without the events themselves.
 
+    `first_ns`: start of the first event, so that times can be told from there.
     `op_ns` int64 (k, number of `Op`): summed length of each kind of GPU work per step.
     `kernels` int64 (k,): GPU work launched per step.
     `compute`: when compute kernels run.
@@ -35,6 +40,7 @@ class RankAnalysis:
     path: str
     info: TraceInfo
     stats: ImportStats
+    first_ns: int
     steps: Steps
     step_source: str
     breakdown: StepBreakdown
@@ -119,10 +125,22 @@ class Analysis:
         The files of the run.
     matches : Matches
         How well the ranks' collectives and clocks agree.
+    fits : tuple of Fit
+        Latency and bandwidth by kind, group and kernel; none where the GPUs were shared.
     finding_rows : tuple of Finding
         Causes of a slow step, most expensive first.
     verdicts : tuple of Verdict
         How each detector's run ended.
+    wait_bounds : (float, float) or None
+        Least and most of the exposed communication that is waiting, ns, mean over whole steps and
+        ranks, where `Summary.exposed_wait` is unknown; None where it is known, or cannot be bounded
+        since another process used the GPUs.
+    manifest : Manifest or None
+        What the collectors wrote down beside the traces (steps timed without a profiler ...).
+    ds_config : DsConfig or None
+        What the job was configured to do: as given by the user, else as in the manifest.
+    efficiency : Efficiency or None
+        Achieved TFLOP/s, MFU and HFU; None where no FLOPs were counted.
     """
 
     run: RunInfo
@@ -133,5 +151,10 @@ class Analysis:
     notes: tuple[Note, ...]
     plan: RunPlan
     matches: Matches
+    fits: tuple[Fit, ...]
     finding_rows: tuple[Finding, ...]
     verdicts: tuple[Verdict, ...]
+    wait_bounds: tuple[float, float] | None
+    manifest: Manifest | None = None
+    ds_config: DsConfig | None = None
+    efficiency: Efficiency | None = None

@@ -8,17 +8,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tracelens import analysis, pipeline
+from tracelens import analysis, comparison, pipeline
 from tracelens.analysis import RankEvents
-from tracelens.pipeline import Paths, Progress
+from tracelens.errors import UsageError
+from tracelens.pipeline import Paths
+from tracelens.reading import Effort, Progress
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    from tracelens.replay import Prediction, Predictor
+    from tracelens.replay.critical import CriticalPath
+    from tracelens.replay.tune import Tuning
+    from tracelens.store import Store
+
+Run: TypeAlias = "analysis.Analysis | Mapping[str, Any] | Paths"
+"""A run that was analysed, its report as a dict, or where to find it."""
 
 
 class Analysis(analysis.Analysis):
@@ -40,6 +51,13 @@ class Analysis(analysis.Analysis):
         from tracelens.frames import collectives_frame
 
         return collectives_frame(self)
+
+    @property
+    def comm(self) -> pd.DataFrame:
+        """One row a communication kernel of a rank, times in ns since the rank's first event."""
+        from tracelens.frames import comm_frame
+
+        return comm_frame(self)
 
     @property
     def findings(self) -> pd.DataFrame:
@@ -106,22 +124,41 @@ class Analysis(analysis.Analysis):
         return to_html(self)
 
 
-def analyze(
+def analyze(  # noqa: PLR0913 - an option each
     paths: Paths,
     *,
     ranks: Sequence[int] | None = None,
     progress: Progress | None = None,
+    ds_config: str | os.PathLike[str] | None = None,
+    jobs: int | None = 1,
+    memory_limit: int | None = None,
+    raise_limits: float = 1,
+    dask: str | None = None,
+    db: str | os.PathLike[str] | None = None,
 ) -> Analysis:
     """Analyse a recorded run.
 
     Parameters
     ----------
     paths : path or sequence of paths
-        Trace files, or folders with one file a rank.
+        Trace files, or folders with one file a rank; or a run in a store, as ``run.db#2``.
     ranks : sequence of int, optional
         Read these ranks only.
     progress : callable, optional
         See `Progress`.
+    ds_config : path, optional
+        The configuration that the job was started with; by default the one in the run's manifest.
+    jobs : int, optional
+        Ranks that are read at once, each in a process of its own; None for as many as cores and
+        memory carry.
+    memory_limit : int, optional
+        Bytes that all processes may take together.
+    raise_limits : float, optional
+        How many times more than usual a file may unpack to, for files that you know.
+    dask : str, optional
+        Address of a Dask scheduler whose workers read the ranks (extra ``distributed``).
+    db : path, optional
+        A store to keep the run in (made if it is not there). A run that is in it is not read again.
 
     Returns
     -------
@@ -131,6 +168,8 @@ def analyze(
     ------
     InputError
         If nothing usable was found; names what was.
+    StoreError
+        If the store cannot be used.
 
     Examples
     --------
@@ -139,5 +178,194 @@ def analyze(
     >>> a.setup["zero_stage"].value  # doctest: +SKIP
     2
     """
-    found = pipeline.read_run(paths, ranks, progress)
+    from tracelens import keeping
+    from tracelens.store.place import stored_at
+
+    many = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if any(stored_at(p) for p in many):
+        if len(many) > 1 or ranks is not None or ds_config is not None or db is not None:
+            raise UsageError("a run in a store is already read, alone and with all its options")
+        return _shown(keeping.load(many[0]))
+    effort = Effort(jobs, memory_limit, raise_limits, dask)
+    if db is None:
+        return _shown(pipeline.read_run(many, ranks, progress, ds_config, effort))
+    return _shown(keeping.read_or_load(many, ranks, progress, ds_config, effort, db))
+
+
+def _shown(found: analysis.Analysis) -> Analysis:
+    """The same with methods that show it."""
     return Analysis(**{f.name: getattr(found, f.name) for f in fields(found)})
+
+
+def open_store(path: str | os.PathLike[str]) -> Store:
+    """Open a run.db.
+
+    Returns
+    -------
+    Store
+        Its `runs` lists what is kept, its `get` returns one run: the report and the tables.
+
+    Raises
+    ------
+    StoreError
+        If it is none, damaged, or of another version.
+
+    Examples
+    --------
+    >>> import tracelens
+    >>> store = tracelens.open_store("run.db")  # doctest: +SKIP
+    >>> [run.name for run in store.runs()]  # doctest: +SKIP
+    >>> run = store.get(1)  # doctest: +SKIP
+    >>> run.document["summary"], run.steps, run.comm  # doctest: +SKIP
+    """
+    from tracelens.store import Store
+
+    store = Store(Path(path))
+    store.runs()
+    return store
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two runs beside each other; `told` is the documented JSON structure (docs/compare.md)."""
+
+    told: Mapping[str, Any]
+
+    @property
+    def outcome(self) -> str:
+        """``faster``, ``slower``, ``no difference``, ``cannot tell`` or ``different work``."""
+        return str(self.told["outcome"])
+
+    @property
+    def verdict(self) -> str:
+        """What came of it, in a few sentences."""
+        return str(self.told["verdict"])
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``tracelens compare --json`` prints."""
+        return dict(self.told)
+
+    def report(self, *, width: int = 100) -> str:
+        """What ``tracelens compare`` prints, as plain text."""
+        from tracelens.report.comparison import render_text
+
+        return render_text(self.told, width=width)
+
+
+def compare(before: Run, after: Run, *, predicted: Mapping[str, Any] | None = None) -> Comparison:
+    """Compare two runs: what changed, and whether the step did by more than noise.
+
+    Parameters
+    ----------
+    before, after : Analysis, mapping or paths
+        What `analyze` returned, its `Analysis.to_json`, or what `analyze` takes.
+    predicted : mapping, optional
+        What a what-if said of the change (``tracelens whatif --json``); by default what the store
+        of `before` keeps of it.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    InputError
+        If a path holds no run.
+    UsageError
+        If a mapping is no report.
+
+    Examples
+    --------
+    >>> import tracelens
+    >>> c = tracelens.compare("before/", "after/")  # doctest: +SKIP
+    >>> print(c.verdict)  # doctest: +SKIP
+    """
+    from tracelens.keeping import predicted_of
+
+    one, other = _report(before), _report(after)
+    forecast = predicted_of(before, one, other) if predicted is None else predicted
+    return Comparison(comparison.compare(one, other, forecast))
+
+
+def _report(run: Run) -> Mapping[str, Any]:
+    from tracelens.keeping import report_of
+    from tracelens.report.json import to_json
+
+    if isinstance(run, Mapping):
+        return run
+    if isinstance(run, (str, os.PathLike)) and (kept := report_of(run)) is not None:
+        return kept
+    return to_json(run if isinstance(run, analysis.Analysis) else analyze(run))
+
+
+def whatif(run: Analysis | Paths, change: Mapping[str, object]) -> Prediction:
+    """Predict the step under another configuration, from one recorded run.
+
+    Parameters
+    ----------
+    run : Analysis or paths
+    change : mapping
+        Keys of a ds_config (``zero_optimization.`` may be left out), ``interconnect_speed`` or
+        ``world_size``, and the values that they are to have.
+
+    Returns
+    -------
+    Prediction
+
+    Raises
+    ------
+    CannotPredict
+        If the recording does not show what it would take; the hint says what to record.
+    UsageError
+        If a key or a value is none.
+
+    Examples
+    --------
+    >>> import tracelens
+    >>> p = tracelens.whatif("run/", {"overlap_comm": True})  # doctest: +SKIP
+    >>> p.step_ms, p.low * p.baseline.step_ms, p.confidence  # doctest: +SKIP
+    """
+    from tracelens.replay import make_change
+
+    return _predictor(run).predict(make_change(change))
+
+
+def tune(run: Analysis | Paths) -> Tuning:
+    """Try the settings that matter for what was running, and say whether a change is worth it.
+
+    Parameters
+    ----------
+    run : Analysis or paths
+
+    Returns
+    -------
+    Tuning
+    """
+    from tracelens.replay.tune import tune as search
+
+    analysis = run if isinstance(run, Analysis) else analyze(run)
+    return search(_predictor(analysis), analysis.ds_config)
+
+
+def _predictor(run: Analysis | Paths) -> Predictor:
+    from tracelens.replay import Predictor, load
+
+    analysis = run if isinstance(run, Analysis) else analyze(run)
+    return Predictor(analysis, load(analysis))
+
+
+def critical_path(run: Analysis | Paths) -> CriticalPath:
+    """Where a step's length comes from: what each moment waited for, back from the end.
+
+    Parameters
+    ----------
+    run : Analysis or paths
+
+    Returns
+    -------
+    CriticalPath
+    """
+    from tracelens.replay import load
+    from tracelens.replay.critical import find_critical_path
+
+    return find_critical_path(load(run if isinstance(run, Analysis) else analyze(run)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
+from functools import lru_cache
 
 import numpy as np
 
@@ -143,6 +144,7 @@ _CALLS = (
 )
 
 
+@lru_cache(maxsize=4096)  # ranks of a run share their kernels
 def classify_kernel(name: str) -> Op:
     """Meaning of a kernel by its name.
 

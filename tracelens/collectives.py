@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tracelens.classify import Op
 from tracelens.intervals import clip_lengths
-from tracelens.links import GpuWork, TrackSpans, span_nelems
+from tracelens.links import GpuWork, TrackSpans
+from tracelens.messages import Messages, find_messages
 from tracelens.overlap import compute_spans
 from tracelens.phases import Phase, Phases
+from tracelens.sizes import dtypes_of, from_bytes, from_spans
 from tracelens.steps import ACCUMULATE, EVALUATE, StepMap
-from tracelens.trace import Bools, Int8s, Int32s, Int64s, Kind, Trace, _freeze
-
-#: Short name and bytes of an element, by c10d's and NCCL's names (NCCL src/device/generate.py 2.28;
-#: NCCL <= 2.18 kernel names end in the C type).
-DTYPES: dict[str, tuple[str, int]] = {
-    "bfloat16": ("bf16", 2), "bf16": ("bf16", 2), "__nv_bfloat16": ("bf16", 2),
-    "half": ("fp16", 2), "float16": ("fp16", 2), "f16": ("fp16", 2),
-    "float": ("fp32", 4), "float32": ("fp32", 4), "f32": ("fp32", 4),
-    "double": ("fp64", 8), "float64": ("fp64", 8), "f64": ("fp64", 8),
-    "byte": ("u8", 1), "uint8": ("u8", 1), "u8": ("u8", 1), "uint8_t": ("u8", 1),
-    "char": ("i8", 1), "int8": ("i8", 1), "i8": ("i8", 1), "int8_t": ("i8", 1),
-    "short": ("i16", 2), "int": ("i32", 4), "i32": ("i32", 4), "int32_t": ("i32", 4),
-    "u32": ("u32", 4), "uint32_t": ("u32", 4), "u64": ("u64", 8), "uint64_t": ("u64", 8),
-    "long": ("i64", 8), "i64": ("i64", 8), "int64_t": ("i64", 8), "bool": ("bool", 1),
-    "float8_e4m3fn": ("f8", 1), "f8e4m3": ("f8", 1), "float8_e5m2": ("f8", 1), "f8e5m2": ("f8", 1),
-}  # fmt: skip
-
-_NCCL_DTYPE = re.compile(
-    r"_(?:Sum|Prod|MinMax|Max|Min|PreMulSum|SumPostDiv)_"
-    r"(u8|i8|i32|u32|i64|u64|f16|f32|f64|bf16|f8e4m3|f8e5m2|"
-    r"__nv_bfloat16|half|float|double|u?int(?:8|32|64)_t)",
-    re.IGNORECASE,
-)
-
-#: NCCL kernels that only move bytes print a fixed type in their names, whatever they carry.
-_TYPELESS = frozenset({Op.ALL_GATHER, Op.BROADCAST, Op.P2P, Op.P2P_OR_ALL_TO_ALL, Op.ALL_TO_ALL})
+from tracelens.trace import Bools, Int8s, Int32s, Int64s, Kind, Trace, TraceInfo, _freeze
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +29,11 @@ class Group:
     description: str
     size: int
     ranks: str
+
+    @property
+    def label(self) -> str:
+        """The description; the name where torch itself writes that it has none."""
+        return self.name if self.description in ("", "undefined") else self.description
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +68,18 @@ class CommTable:
         Launched while the engine evaluated such a node: DDP's reducer hooks in there.
     in_node : bool (m,)
         Launched while the engine evaluated any autograd node on that thread.
+    event : int64 (m,)
+        Row of `Slices`.
+    kernel : int32 (m,)
+        Index into `kernels`.
+    copied : bool (m,)
+        Moved by a copy engine, which waits for nobody.
     dtypes : tuple of str
     groups : tuple of Group
+    kernels : tuple of str
+        Names of the kernels as recorded.
+    messages : Messages
+        What the sends and receives among the rows carry.
     """
 
     work: Int64s
@@ -110,8 +100,13 @@ class CommTable:
     in_hook: Bools
     in_accumulate: Bools
     in_node: Bools
+    event: Int64s
+    kernel: Int32s
+    copied: Bools
     dtypes: tuple[str, ...]
     groups: tuple[Group, ...]
+    kernels: tuple[str, ...]
+    messages: Messages
 
     def __post_init__(self) -> None:
         _freeze(self)
@@ -130,32 +125,15 @@ class CommTable:
         return np.maximum(self.in_nelems, self.out_nelems)
 
 
-def normal_dtype(name: str) -> tuple[str, int]:
-    """Short name and element size of a recorded type; ``("", 0)`` if unknown.
-
-    Examples
-    --------
-    >>> normal_dtype("BFloat16"), normal_dtype("c10::Half")
-    (('bf16', 2), ('fp16', 2))
-    """
-    return DTYPES.get(name.removeprefix("c10::").removeprefix("at::").lower(), ("", 0))
-
-
 def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> CommTable:
     """Tabulate the communication of a trace."""
-    s, c = trace.slices, trace.collectives
+    s = trace.slices
     rows = np.flatnonzero(work.comm)
-    call = work.call[rows]
-    has = call >= 0
-    dtype, dtypes, size = _dtypes(trace, work, rows)
+    messages = find_messages(trace, work, rows)
+    call = _with_batches(work.call[rows], messages)
+    dtype, dtypes, size = dtypes_of(trace, work, rows, call)
     group, groups = _groups(trace, call)
-
-    def recorded(column: Int64s) -> Int64s:
-        return np.where(has, column[call], -1) if len(column) else np.full(len(rows), -1)
-
-    n_in, n_out = recorded(c.in_nelems), recorded(c.out_nelems)
-    n_in, n_out, size = _from_spans(trace, work, rows, (n_in, n_out, size))
-    n_in, n_out = _from_bytes(s.bytes[work.row[rows]], work.op[rows], (n_in, n_out, size))
+    n_in, n_out, size = _sizes(trace, work, rows, (call, size, messages))
     largest = np.maximum(n_in, n_out)
     launch, host_ns = work.launch[rows], work.launch_ns[rows]
     track = np.where(launch >= 0, s.track[launch], -1).astype(np.int32)
@@ -165,6 +143,7 @@ def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> Comm
         return np.asarray((track >= 0) & spans.contain(track, host_ns))
 
     start, end = work.start_ns[rows], work.end_ns[rows]
+    names, kernel = np.unique(s.name[work.row[rows]], return_inverse=True)
     return CommTable(
         work=rows,
         start_ns=start,
@@ -185,76 +164,38 @@ def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> Comm
         in_hook=inside(trace.names_where([ACCUMULATE])),
         in_accumulate=inside(trace.names_where([EVALUATE + ACCUMULATE])),
         in_node=inside(trace.names_starting(EVALUATE)),
+        event=work.row[rows],
+        kernel=kernel.astype(np.int32),
+        copied=work.op[rows] == Op.COPY_P2P,
         dtypes=dtypes,
         groups=groups,
+        kernels=tuple(trace.strings[i] for i in names.tolist()),
+        messages=messages,
     )
 
 
-def _from_spans(
-    trace: Trace, work: GpuWork, rows: Int64s, known: tuple[Int64s, Int64s, Int64s]
+def _sizes(
+    trace: Trace, work: GpuWork, rows: Int64s, told: tuple[Int64s, Int64s, Messages]
 ) -> tuple[Int64s, Int64s, Int64s]:
-    """Sizes of messages whose only record is the range around their launch (torch before 2.3).
+    """Elements in and out of each row and bytes of one, as far as any record tells."""
+    c, (call, size, messages) = trace.collectives, told
+    several = np.bincount(messages.row, minlength=len(rows)) > 1
 
-    The range shows the input. It is the larger side, except of an all-gather, whose output is
-    larger by a group size that nothing tells.
-    """
-    n_in, n_out, size = (k.copy() for k in known)
-    span = np.where(work.op[rows] == Op.ALL_GATHER, -1, work.span[rows])
-    nelems = span_nelems(trace, span)
-    has = nelems >= 0
-    n_in[has] = nelems[has]
-    same = has & np.isin(work.op[rows], (Op.ALL_REDUCE, Op.BROADCAST, Op.REDUCE))
-    n_out[same] = nelems[same]
-    types = trace.shapes.types[
-        np.minimum(np.searchsorted(trace.shapes.row, span[has]), max(len(trace.shapes) - 1, 0))
-    ]
-    for code in np.unique(types).tolist():
-        first = msgspec.json.decode(trace.strings[code])[:1] if code >= 0 else []
-        size[np.flatnonzero(has)[types == code]] = normal_dtype(str(*first))[1]
-    return n_in, n_out, size
+    def recorded(column: Int64s, sends: bool) -> Int64s:
+        own = np.where(call >= 0, column[call], -1) if len(column) else np.full(len(rows), -1)
+        return np.where(several, messages.summed(sends, len(rows)), own)
+
+    sizes = recorded(c.in_nelems, True), recorded(c.out_nelems, False), size
+    sizes = from_spans(trace, work, rows, sizes)
+    n_in, n_out = from_bytes(trace.slices.bytes[work.row[rows]], work.op[rows], sizes)
+    return n_in, n_out, sizes[2]
 
 
-def _from_bytes(
-    message: Int64s, op: Int8s, known: tuple[Int64s, Int64s, Int64s]
-) -> tuple[Int64s, Int64s]:
-    """Elements of messages whose bytes alone were recorded (NCCL's own payloads).
-
-    The bytes are those of the larger side: what an all-gather gives, else what goes in.
-    """
-    n_in, n_out, size = known
-    has = (np.maximum(n_in, n_out) < 0) & (message >= 0) & (size > 0)
-    nelems = message // np.maximum(size, 1)
-    gathers = op == Op.ALL_GATHER
-    same = np.isin(op, (Op.ALL_REDUCE, Op.BROADCAST, Op.REDUCE, Op.ALL_TO_ALL))
-    return (
-        np.where(has & ~gathers, nelems, n_in),
-        np.where(has & (gathers | same), nelems, n_out),
-    )
-
-
-def _dtypes(trace: Trace, work: GpuWork, rows: Int64s) -> tuple[Int8s, tuple[str, ...], Int64s]:
-    """Element type of each row: as recorded, else from the NCCL kernel's name."""
-    names = tuple(dict.fromkeys(short for short, _ in DTYPES.values()))
-    sizes = np.array([dict(DTYPES.values())[n] for n in names] + [0], np.int64)
-    code = {name: i for i, name in enumerate(names)}
-    result = np.full(len(rows), -1, np.int8)
-    kernel_name = trace.slices.name[work.row[rows]]
-    for i in np.unique(kernel_name).tolist():
-        found = _NCCL_DTYPE.search(trace.strings[i])
-        if found:
-            result[kernel_name == i] = code[normal_dtype(found.group(1))[0]]
-    result[np.isin(work.op[rows], np.array(sorted(_TYPELESS), np.int8))] = -1
-    call = work.call[rows]
-    recorded = (
-        np.where(call >= 0, trace.collectives.dtype[call], -1)
-        if len(trace.collectives)
-        else np.full(len(rows), -1)
-    )
-    for i in np.unique(recorded[recorded >= 0]).tolist():
-        short = normal_dtype(trace.strings[i])[0]
-        if short:
-            result[recorded == i] = code[short]
-    return result, names, sizes[result]
+def _with_batches(call: Int64s, messages: Messages) -> Int64s:
+    """Row of `Collectives` of each row, batches of sends and receives by their first member."""
+    call = call.copy()
+    call[messages.row[::-1]] = messages.record[::-1]
+    return call
 
 
 def _groups(trace: Trace, call: Int64s) -> tuple[Int32s, tuple[Group, ...]]:
@@ -273,8 +214,27 @@ def _groups(trace: Trace, call: Int64s) -> tuple[Int32s, tuple[Group, ...]]:
         if key == [-1, -1, -1, -1]:
             continue
         result[(keys == key).all(axis=1)] = len(groups)
-        groups.append(Group(text(key[0]), text(key[1]), key[2], text(key[3])))
+        name = text(key[0])
+        ranks = _whole_list(text(key[3]), name, key[2], trace.info)
+        groups.append(Group(name, text(key[1]), key[2], ranks))
     return result, tuple(groups)
+
+
+def _whole_list(written: str, name: str, size: int, info: TraceInfo) -> str:
+    """A group's ranks as recorded; from the file's list of groups where the record was cut.
+
+    torch writes the first 30 ranks of a larger group, then ``...`` (torch/csrc/profiler/util.cpp,
+    format_list). Its pg_config holds all, or none for a group of all ranks (torch 2.3).
+    """
+    start, cut, _ = written.strip("[]").partition("...")
+    if not cut:
+        return written
+    for group in info.groups:
+        ranks = group.ranks or (range(size) if size == info.world_size else ())
+        listed = ", ".join(map(str, ranks))
+        if (group.name, group.size) == (name, size) and listed.startswith(start):
+            return f"[{listed}]"
+    return written
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,13 +263,23 @@ class CollectiveSummary:
 
 _LABELS = ("kind", "phase", "group", "group_size", "dtype")
 
-#: nccl-tests doc/PERFORMANCE.md: bus bandwidth over algorithm bandwidth, for n ranks.
-_BUS_FACTOR = {
-    "all_reduce": lambda n: 2 * (n - 1) / n,
-    "all_gather": lambda n: (n - 1) / n,
-    "reduce_scatter": lambda n: (n - 1) / n,
-    "all_to_all": lambda n: (n - 1) / n,
-}
+#: nccl-tests doc/PERFORMANCE.md: bus bandwidth over algorithm bandwidth is 1, or a multiple of
+#: (n - 1) / n for n ranks.
+_BUS_RING = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1.0}
+_BUS_ONE = frozenset({"broadcast", "reduce", "p2p"})
+
+
+def bus_factor(kind: str, n: int | None) -> float | None:
+    """Bus bandwidth over algorithm bandwidth of a kind over `n` ranks; None where unknown.
+
+    Examples
+    --------
+    >>> bus_factor("all_reduce", 4), bus_factor("all_gather", None), bus_factor("p2p", None)
+    (1.5, None, 1.0)
+    """
+    if kind in _BUS_ONE:
+        return 1.0
+    return _BUS_RING[kind] * (n - 1) / n if n and kind in _BUS_RING else None
 
 
 def summarize(
@@ -357,15 +327,10 @@ def _label(table: CommTable, key: list[int]) -> tuple[object, ...]:
     return (
         Op(kind).label,
         Phase(phase).label if phase >= 0 else None,
-        _group_label(g) if g else None,
+        g.label if g else None,
         g.size if g and g.size >= 0 else None,
         table.dtypes[dtype] if dtype >= 0 else None,
     )
-
-
-def _group_label(group: Group) -> str:
-    """A group's description; its name where torch itself writes that it has none."""
-    return group.name if group.description in ("", "undefined") else group.description
 
 
 def _summary(label: tuple[object, ...], row: NDArray[np.float64]) -> CollectiveSummary:
@@ -374,8 +339,7 @@ def _summary(label: tuple[object, ...], row: NDArray[np.float64]) -> CollectiveS
     known = not math.isnan(wait)
     transfer = total - wait
     algbw = size / transfer if known and transfer > 0 and not math.isnan(size) else None
-    factor = _BUS_FACTOR.get(named["kind"])
-    n = named["group_size"]
+    factor = bus_factor(named["kind"], named["group_size"])
     return CollectiveSummary(
         **named,
         count_per_step=count,
@@ -385,5 +349,5 @@ def _summary(label: tuple[object, ...], row: NDArray[np.float64]) -> CollectiveS
         wait_ns=wait if known else None,
         transfer_ns=transfer if known else None,
         algbw_gbps=algbw,
-        busbw_gbps=algbw * factor(n) if algbw is not None and factor and n else None,
+        busbw_gbps=algbw * factor if algbw is not None and factor else None,
     )

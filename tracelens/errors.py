@@ -4,7 +4,8 @@ TraceLensError
 ├── InputError              the user's file or folder (exit code 1)
 │   ├── UnsupportedFormat   readable, but not a trace that we know
 │   ├── CorruptTrace        a trace, but nothing usable can be read from it
-│   └── EmptyTrace          a sound trace without what the question needs
+│   ├── EmptyTrace          a sound trace without what the question needs
+│   └── CannotPredict       the recording does not show what a prediction needs
 ├── UsageError              the question cannot be asked this way (exit code 2)
 └── InvariantError          our own bug: please report it (exit code 70)
 """
@@ -46,6 +47,14 @@ class CorruptTrace(InputError):
 
 class EmptyTrace(InputError):
     """The trace is sound but lacks what the question needs (GPU work, steps ...)."""
+
+
+class CannotPredict(InputError):
+    """The recording does not show what a prediction needs; the hint says what to record."""
+
+
+class StoreError(InputError):
+    """The run.db cannot be used as it is; what it holds was left as it was."""
 
 
 class UsageError(TraceLensError):

@@ -10,6 +10,30 @@ Severity: TypeAlias = Literal["info", "low", "high", "critical"]
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """A place in the trace that shows a finding.
+
+    Attributes
+    ----------
+    rank, step : int
+        The step by the profiler's number.
+    start_ns, end_ns : int
+        Time since the rank's first event.
+    name : str
+        The event to look at; "" where it is the time that tells.
+    row : int
+        Its row among the rank's events (`Trace.slices`, `Analysis.events`); -1 without one.
+    """
+
+    rank: int
+    step: int
+    start_ns: int
+    end_ns: int
+    name: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One cause of a slow step.
 
@@ -30,6 +54,8 @@ class Finding:
         What to do about it.
     config : mapping, optional
         Configuration keys and values that would help; None where no key does.
+    proof : tuple of Proof
+        Where in the trace it shows, in order of rank and time; the moments that weigh most.
     """
 
     id: str
@@ -41,3 +67,4 @@ class Finding:
     evidence: tuple[str, ...] = ()
     remedy: str = ""
     config: Mapping[str, object] | None = None
+    proof: tuple[Proof, ...] = ()

@@ -15,7 +15,7 @@ from tracelens.trace import GPU_WORK
 from tracelens.units import NS_PER_MS
 
 if TYPE_CHECKING:
-    from tracelens.analysis import Analysis, RankEvents
+    from tracelens.analysis import Analysis, RankAnalysis, RankEvents
     from tracelens.trace import Int8s, Int32s, Int64s
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -90,6 +90,57 @@ def collectives_frame(analysis: Analysis) -> pd.DataFrame:
             "transfer_ms": ms([r.transfer_ns for r in rows]),
             "algbw_gbps": number([r.algbw_gbps for r in rows]),
             "busbw_gbps": number([r.busbw_gbps for r in rows]),
+        }
+    )
+
+
+def comm_frame(analysis: Analysis) -> pd.DataFrame:
+    """One row a communication kernel of a rank, ascending in rank and start.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``rank``, ``step`` (the profiler's number; missing outside all steps), ``kind``, ``phase``,
+        ``micro_step``, ``group``, ``group_size``, ``dtype``, ``stream``, ``bytes`` (the larger side
+        of the message), ``start_ns`` (since the rank's first event), ``dur_ns``, ``exposed_ns``
+        (no compute beside it), ``wait_ns`` (its first part, in which a later rank was waited for)
+        and ``number``, the same for the same collective on all its ranks. Missing where the trace
+        does not say.
+    """
+    ranks = zip(analysis.ranks, analysis.matches.wait_ns, analysis.matches.number, strict=True)
+    parts = [_comm_of_rank(r, wait, number) for r, wait, number in ranks]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _comm_of_rank(r: RankAnalysis, wait_ns: Int64s, number: Int64s) -> pd.DataFrame:
+    c = r.comm
+
+    def known(values: Int64s | Int32s) -> Any:
+        return pd.arrays.IntegerArray(values.astype(np.int64), values < 0)
+
+    def named(codes: Int8s | Int32s, names: Sequence[str | None]) -> Any:
+        """Names of codes; -1, and a name that is None, are missing."""
+        return pd.array(np.array([*names, None], object)[codes], dtype="string")
+
+    step = np.append(r.steps.number, -1)[c.step]
+    sizes = np.array([*(g.size for g in c.groups), -1], np.int64)
+    return pd.DataFrame(
+        {
+            "rank": np.full(len(c), r.rank, np.int64),
+            "step": pd.arrays.IntegerArray(step, c.step < 0),
+            "kind": named(c.kind, [o.label for o in Op]),
+            "phase": named(c.phase, [p.label for p in Phase]),
+            "micro_step": known(c.micro),
+            "group": named(c.group, [g.label for g in c.groups]),
+            "group_size": known(sizes[c.group]),
+            "dtype": named(c.dtype, c.dtypes),
+            "stream": c.stream,
+            "bytes": known(c.bytes),
+            "start_ns": c.start_ns - r.first_ns,
+            "dur_ns": c.dur_ns,
+            "exposed_ns": c.exposed_ns,
+            "wait_ns": known(wait_ns),
+            "number": known(number),
         }
     )
 

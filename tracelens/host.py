@@ -14,11 +14,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracelens.classify import Op, is_comm, is_compute
-from tracelens.intervals import Spans, clip_lengths, contains, intersect, subtract, union
+from tracelens.classify import Op
+from tracelens.copies import exposed_of, is_pageable, pageable_of
+from tracelens.intervals import Spans, clip_lengths, intersect, subtract, union
+from tracelens.launches import hooks, kernel_sums, launches, longest_kernels, recomputed_ns
 from tracelens.links import OPTIMIZER_STEP, GpuWork
-from tracelens.steps import ACCUMULATE, DATA_LOADER, EVALUATE, StepMap, Steps
-from tracelens.thresholds import HOOK_BASELINE, PAUSE_NS, STALL_NS
+from tracelens.moments import Moment, before_end, of_events, until_work
+from tracelens.peculiar import Peculiar, find_peculiar, operand_nelems
+from tracelens.phases import Passes
+from tracelens.steps import DATA_LOADER, StepMap, Steps
+from tracelens.syncs import (
+    after_events,
+    after_sync,
+    at_step_ends,
+    sync_counts,
+    sync_rows,
+    works_for_steps,
+)
+from tracelens.thresholds import PAUSE_NS, STALL_NS
 from tracelens.trace import Bools, Int64s, Kind, Trace, _freeze
 
 
@@ -35,19 +48,25 @@ class Cause(enum.IntEnum):
 
 
 _ALLOCATOR = re.compile(r"^(cuda|hip)(Malloc|Free|HostAlloc|HostRegister)|^cuMem(Create|Map|Unmap)")
-_SYNC = re.compile(r"^(cuda|hip)\w*Synchronize$|^(cuda|hip)Memcpy$")
-_CPU_OPTIMIZER = re.compile(re.escape(OPTIMIZER_STEP) + r"DeepSpeedCPU")
+#: Collections that the profiler (torch 2.9, record_python_gc_info) or stacks show, or NVTX ranges.
+_GC = re.compile(r"^Python GC$|^<built-in function collect>$|(^|/)gc\.py\(\d+\): collect$")
+_CPU_OPTIMIZER = re.compile("^" + re.escape(OPTIMIZER_STEP) + r"DeepSpeedCPU")
+_LOADER = re.compile("^" + re.escape(DATA_LOADER))
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A stretch without any host event: step row, start and length in ns, events around it."""
+    """A stretch without any host event: step row, start and length in ns, events around it.
+
+    `frame`: the innermost Python frame that spans it (with_stack), "" where none was recorded.
+    """
 
     step: int
     start_ns: int
     dur_ns: int
     after: str
     before: str
+    frame: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +98,27 @@ class Host:
         Gradient hooks that launch a reduction, in all steps.
     hook_extra_ns : float
         How much longer such a hook takes on its thread than one without, median.
+    backward_launch_ns : int64 (k,)
+        Idle time of each step in which the host has not launched the next work of a backward pass.
     kernel_sums : mapping of kernel name to (count, ns) per whole step
+    gc_ns : int64 (k,)
+        Idle time in pauses while Python collected garbage, where the recording shows that.
+    event_sync_ns : int64 (k,)
+        Idle time in gaps that began while the host waited for an event (cudaEventSynchronize).
+    shows_python : bool
+        Whether Python frames or garbage collections were recorded.
+    step_sync_ns : int64 (k,)
+        What synchronising the device after the backward pass costs (`at_step_ends`).
+    recomputed_ns : int64 (k,)
+        Summed compute kernels that forward operators launched in the backward pass.
+    peculiar : tuple of Peculiar
+        Host events that some steps have, or have more of, than others.
+    operand_nelems : int64 (k,)
+        Elements of the operands of matrix products (record_shapes): how much work a step has.
+    moments : mapping
+        The longest moments of idle time by cause (``launch``, ``pause`` ...), of exposed copies
+        (``save``, ``input``, ``copy``), of ``stall`` and of reducing gradient hooks (``hook``).
+    kernel_moments : mapping of kernel name to its longest instance
     """
 
     idle_ns: Int64s
@@ -99,15 +138,23 @@ class Host:
     n_kernels: float
     hook_reductions: int
     hook_extra_ns: float
+    backward_launch_ns: Int64s
     kernel_sums: dict[str, tuple[float, float]]
+    gc_ns: Int64s
+    event_sync_ns: Int64s
+    shows_python: bool
+    step_sync_ns: Int64s
+    recomputed_ns: Int64s
+    peculiar: tuple[Peculiar, ...]
+    operand_nelems: Int64s
+    moments: dict[str, tuple[Moment, ...]]
+    kernel_moments: dict[str, Moment]
 
     def __post_init__(self) -> None:
         _freeze(self)
 
 
-def look_at_host(
-    trace: Trace, work: GpuWork, found: StepMap, backward_end_ns: Int64s, whole: Bools
-) -> Host:
+def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, whole: Bools) -> Host:
     """Measure the host's side of a rank.
 
     Parameters
@@ -115,36 +162,36 @@ def look_at_host(
     trace : Trace
     work : GpuWork
     found : StepMap
-    backward_end_ns : int64 (k,)
-        Host time at which the last backward pass of each step ends; -1 without one.
+    passes : Passes
     whole : bool (k,)
         Steps that medians are taken over.
     """
-    steps = found.steps
+    steps, backward_end_ns = found.steps, passes.last_ends(len(found.steps))
     host, device, late = _idle(work, steps)
     gaps, pauses = _pauses(trace, work, found)
-    syncs = _sync_rows(trace, work, steps, backward_end_ns)
+    syncs = sync_rows(trace, work, steps, backward_end_ns)
     update = _cpu_update(trace, steps, backward_end_ns)
-    causes = _causes(trace, host, (update, gaps, _after_sync(trace, work, syncs)))
-    parts = [*causes, device]
+    synced = after_sync(trace, work, syncs)
+    parts = [*_causes(trace, host, (update, gaps, synced)), device]
     idle = np.stack([clip_lengths(p, steps.start_ns, steps.end_ns) for p in parts], axis=1)
-    _tail(idle, causes, work, steps)
-    save, size = _pageable(trace, work, found, Op.COPY_D2H)
-    read, read_size = _pageable(trace, work, found, Op.COPY_H2D)
-    hooks, extra = _hooks(trace)
-    delay, kernel, call, count = _launches(trace, work, found, whole)
-    stalls, stall_ns = np.zeros(len(steps), np.int64), np.zeros(len(steps), np.int64)
-    at = np.searchsorted(steps.start_ns, late[0], "right") - 1
-    np.add.at(stalls, at[at >= 0], 1)
-    np.add.at(stall_ns, at[at >= 0], (late[1] - late[0])[at >= 0])
+    tail = _tail(idle, parts[:-1], work, steps)
+    save, size = pageable_of(trace, work, found, Op.COPY_D2H)
+    read, read_size = pageable_of(trace, work, found, Op.COPY_H2D)
+    hooked, extra = hooks(trace)
+    delay, kernel, call, count = launches(trace, work, found, whole)
+    stalls, stall_ns = _stalls(late, steps)
+
+    def within(cause: Cause, spans: Spans) -> Int64s:
+        return _within(parts[cause], spans, steps, tail.get(cause, 0))
+
     return Host(
         idle_ns=idle,
         save_ns=save,
         save_bytes=size,
         input_ns=read,
         input_bytes=read_size,
-        host_copy_ns=_exposed(work, np.isin(work.op, (Op.COPY_D2H, Op.COPY_H2D)), steps),
-        syncs=_sync_counts(trace, syncs, len(steps)),
+        host_copy_ns=exposed_of(work, np.isin(work.op, (Op.COPY_D2H, Op.COPY_H2D)), steps),
+        syncs=sync_counts(trace, syncs, len(steps)),
         allocator_calls=_count(trace, found, _ALLOCATOR),
         stalls=stalls,
         stall_ns=stall_ns,
@@ -153,10 +200,61 @@ def look_at_host(
         kernel_ns=kernel,
         call_ns=call,
         n_kernels=count,
-        hook_reductions=hooks,
+        hook_reductions=len(hooked),
         hook_extra_ns=extra,
-        kernel_sums=_kernel_sums(trace, work, found, whole),
+        backward_launch_ns=within(Cause.LAUNCH, union(passes.start_ns, passes.end_ns)),
+        kernel_sums=kernel_sums(trace, work, found, whole),
+        gc_ns=within(Cause.PAUSE, _ranges(trace, (Kind.PYTHON, Kind.ANNOTATION), _GC)),
+        event_sync_ns=within(Cause.SYNC, after_events(trace, work, syncs)),
+        shows_python=bool((trace.slices.kind == Kind.PYTHON).any())
+        or len(trace.names_matching(_GC)) > 0,
+        step_sync_ns=at_step_ends(trace, work, steps, backward_end_ns),
+        recomputed_ns=recomputed_ns(trace, work, found),
+        peculiar=find_peculiar(trace, steps, whole),
+        operand_nelems=operand_nelems(trace, steps),
+        moments=_moments(trace, work, steps, (parts, late, syncs))
+        | {"hook": of_events(trace, steps, hooked)},
+        kernel_moments=longest_kernels(trace, work, found, whole),
     )
+
+
+def _stalls(late: Spans, steps: Steps) -> tuple[Int64s, Int64s]:
+    """Late starts and how late they are in all, per step."""
+    stalls, stall_ns = np.zeros(len(steps), np.int64), np.zeros(len(steps), np.int64)
+    at = np.searchsorted(steps.start_ns, late[0], "right") - 1
+    np.add.at(stalls, at[at >= 0], 1)
+    np.add.at(stall_ns, at[at >= 0], (late[1] - late[0])[at >= 0])
+    return stalls, stall_ns
+
+
+def _moments(
+    trace: Trace, work: GpuWork, steps: Steps, of: tuple[list[Spans], Spans, Int64s]
+) -> dict[str, tuple[Moment, ...]]:
+    """The longest moments of each cause of idle time, of copies and of late starts."""
+    parts, late, syncs = of
+    s = trace.slices
+    events = np.flatnonzero((s.kind == Kind.CPU_OP) | (s.kind == Kind.RUNTIME))
+    beside = {
+        Cause.CPU_OPTIMIZER: trace.rows(Kind.ANNOTATION, trace.names_matching(_CPU_OPTIMIZER)),
+        Cause.LOADER: trace.rows(Kind.ANNOTATION, trace.names_matching(_LOADER)),
+        Cause.ALLOCATOR: trace.rows(Kind.RUNTIME, trace.names_matching(_ALLOCATOR)),
+        Cause.PAUSE: events[works_for_steps(trace, work)[s.track[events]]],
+        Cause.SYNC: syncs,
+    }
+    found = {
+        cause.name.lower(): before_end(trace, steps, spans, beside[cause])
+        if cause in beside
+        else until_work(trace, steps, spans, work)
+        for cause, spans in zip(Cause, parts, strict=True)
+    }
+    pageable = is_pageable(trace, work)
+    for name, on in (
+        ("save", pageable & (work.op == Op.COPY_D2H)),
+        ("input", pageable & (work.op == Op.COPY_H2D)),
+        ("copy", ~pageable & np.isin(work.op, (Op.COPY_D2H, Op.COPY_H2D))),
+    ):
+        found[name] = of_events(trace, steps, work.row[on])
+    return found | {"stall": until_work(trace, steps, late, work)}
 
 
 def _idle(work: GpuWork, steps: Steps) -> tuple[Spans, Spans, Spans]:
@@ -179,13 +277,15 @@ def _idle(work: GpuWork, steps: Steps) -> tuple[Spans, Spans, Spans]:
     return union(gap_start, turn), union(turn, gap_end), (turn[stalled], gap_end[stalled])
 
 
-def _tail(idle: Int64s, causes: list[Spans], work: GpuWork, steps: Steps) -> None:
+def _tail(idle: Int64s, causes: list[Spans], work: GpuWork, steps: Steps) -> dict[Cause, int]:
     """Say what the end of the last window stands for: the way into the step that follows.
 
-    That time was not recorded; the same way into the last step was, and its causes are taken.
+    That time was not recorded; the same way into the last step was, and its causes are taken. What
+    was added to each of them.
     """
+    added: dict[Cause, int] = {}
     if not len(steps) or not len(work):
-        return
+        return added
     begin, first = steps.host_start_ns[-1:], steps.start_ns[-1:]
     end = steps.end_ns[-1:]
     after = np.minimum(np.maximum(work.end_ns.max(), steps.host_end_ns[-1:]), end)
@@ -196,6 +296,8 @@ def _tail(idle: Int64s, causes: list[Spans], work: GpuWork, steps: Steps) -> Non
             idle[-1, cause] += share
             idle[-1, Cause.LAUNCH] -= share
             tail -= share
+            added[cause] = share
+    return added
 
 
 def _cpu_update(trace: Trace, steps: Steps, backward_end_ns: Int64s) -> Spans:
@@ -204,8 +306,7 @@ def _cpu_update(trace: Trace, steps: Steps, backward_end_ns: Int64s) -> Spans:
     Around the update itself DeepSpeed moves gradients and parameters parameter by parameter.
     """
     s = trace.slices
-    names = np.array([i for i, t in enumerate(trace.strings) if _CPU_OPTIMIZER.match(t)], np.int32)
-    rows = trace.rows(Kind.ANNOTATION, names)
+    rows = trace.rows(Kind.ANNOTATION, trace.names_matching(_CPU_OPTIMIZER))
     step = np.unique(np.searchsorted(steps.host_start_ns, s.ts_ns[rows], "right") - 1)
     step = step[step >= 0]
     step = step[backward_end_ns[step] >= 0]
@@ -214,57 +315,38 @@ def _cpu_update(trace: Trace, steps: Steps, backward_end_ns: Int64s) -> Spans:
     return union(start, np.maximum(start, end))
 
 
-def _sync_rows(trace: Trace, work: GpuWork, steps: Steps, backward_end_ns: Int64s) -> Int64s:
-    """Synchronising calls in forward and backward: in the step DeepSpeed itself needs some."""
-    s = trace.slices
-    names = np.array([i for i, t in enumerate(trace.strings) if _SYNC.search(t)], np.int32)
-    rows = trace.rows(Kind.RUNTIME, names)
-    rows = rows[_active(trace, work)[s.track[rows]]]
-    step = np.searchsorted(steps.host_start_ns, s.ts_ns[rows], "right") - 1
-    return rows[(step >= 0) & (s.ts_ns[rows] < backward_end_ns[np.maximum(step, 0)])]
-
-
-def _after_sync(trace: Trace, work: GpuWork, rows: Int64s) -> Spans:
-    """Idle gaps that began while a thread of the step was blocked in one of these calls."""
-    s = trace.slices
-    start, end = union(work.start_ns, work.end_ns)
-    drained = contains(union(s.ts_ns[rows], s.end_ns[rows]), end[:-1])
-    return end[:-1][drained], start[1:][drained]
-
-
-def _active(trace: Trace, work: GpuWork) -> Bools:
-    """Tracks that run ops or launch work; NCCL's watchdog and its like do neither."""
-    s = trace.slices
-    active = np.zeros(len(trace.tracks), bool)
-    active[s.track[work.launch[work.launch >= 0]]] = True
-    active[s.track[s.kind == Kind.CPU_OP]] = True
-    return active
-
-
 def _causes(trace: Trace, host: Spans, known: tuple[Spans, Spans, Spans]) -> list[Spans]:
     """The host's idle part by cause, in order of `Cause`, each instant once.
 
     `known` are the spans of an update on the CPU, of pauses and of gaps after a synchronisation.
     """
-    s = trace.slices
     update, gaps, synced = known
-
-    def ranges(kind: Kind, pattern: re.Pattern[str]) -> Spans:
-        names = np.array([i for i, t in enumerate(trace.strings) if pattern.match(t)], np.int32)
-        rows = trace.rows(kind, names)
-        return union(s.ts_ns[rows], s.end_ns[rows])
-
     rest, parts = host, []
     for reason in (
         update,
-        ranges(Kind.ANNOTATION, re.compile(re.escape(DATA_LOADER))),
-        ranges(Kind.RUNTIME, _ALLOCATOR),
+        _ranges(trace, Kind.ANNOTATION, _LOADER),
+        _ranges(trace, Kind.RUNTIME, _ALLOCATOR),
         gaps,
         synced,
     ):
         parts.append(intersect(rest, reason))
         rest = subtract(rest, reason)
     return [*parts, rest]
+
+
+def _within(spans: Spans, others: Spans, steps: Steps, tail: int) -> Int64s:
+    """What a cause's spans share with others, per step; `tail` as `_tail` added to the cause."""
+    both = intersect(spans, others)
+    shared = clip_lengths(both, steps.start_ns, steps.end_ns)
+    if tail:
+        way = clip_lengths(both, steps.host_start_ns[-1:], steps.start_ns[-1:])
+        shared[-1] += min(int(way[0]), tail)
+    return shared
+
+
+def _ranges(trace: Trace, kind: Kind | tuple[Kind, ...], pattern: re.Pattern[str]) -> Spans:
+    rows = trace.rows(kind, trace.names_matching(pattern))
+    return union(trace.slices.ts_ns[rows], trace.slices.end_ns[rows])
 
 
 def _pauses(trace: Trace, work: GpuWork, found: StepMap) -> tuple[Spans, tuple[Pause, ...]]:
@@ -275,7 +357,7 @@ def _pauses(trace: Trace, work: GpuWork, found: StepMap) -> tuple[Spans, tuple[P
     """
     s = trace.slices
     events = np.flatnonzero((s.kind == Kind.CPU_OP) | (s.kind == Kind.RUNTIME))
-    events = events[_active(trace, work)[s.track[events]]]
+    events = events[works_for_steps(trace, work)[s.track[events]]]
     start, end = union(s.ts_ns[events], s.end_ns[events])
     gap_start, gap_end = end[:-1], start[1:]
     long = gap_end - gap_start > PAUSE_NS
@@ -293,97 +375,24 @@ def _pauses(trace: Trace, work: GpuWork, found: StepMap) -> tuple[Spans, tuple[P
                 b - a,
                 trace.strings[s.name[before[-1]]] if len(before) else "",
                 trace.strings[s.name[after[0]]] if len(after) else "",
+                _frame(trace, a, b),
             )
         )
     return (gap_start[long], gap_end[long]), tuple(pauses)
 
 
-def _pageable(trace: Trace, work: GpuWork, found: StepMap, direction: Op) -> tuple[Int64s, Int64s]:
-    """Exposed copies from or to pageable memory and their bytes, per step."""
-    s, steps = trace.slices, found.steps
-    pageable = np.array([i for i, t in enumerate(trace.strings) if "Pageable" in t], np.int32)
-    on = np.isin(s.name[work.row], pageable) & (work.op == direction)
-    size = np.zeros(len(steps), np.int64)
-    inside = on & (found.of_work >= 0)
-    np.add.at(size, found.of_work[inside], np.maximum(s.bytes[work.row[inside]], 0))
-    return _exposed(work, on, steps), size
-
-
-def _exposed(work: GpuWork, on: Bools, steps: Steps) -> Int64s:
-    """Time in which some rows run and no kernel, per step."""
-    kernels = is_compute(work.op) | is_comm(work.op)
-    alone = subtract(
-        union(work.start_ns[on], work.end_ns[on]),
-        union(work.start_ns[kernels], work.end_ns[kernels]),
-    )
-    return clip_lengths(alone, steps.start_ns, steps.end_ns)
-
-
-def _sync_counts(trace: Trace, rows: Int64s, n_steps: int) -> dict[str, float]:
-    codes, counts = np.unique(trace.slices.name[rows], return_counts=True)
-    pairs = zip(codes.tolist(), counts.tolist(), strict=True)
-    return {trace.strings[c]: count / max(n_steps, 1) for c, count in pairs}
+def _frame(trace: Trace, start_ns: int, end_ns: int) -> str:
+    """The shortest Python frame that is open over the middle nine tenths of a span; "" if none."""
+    s = trace.slices
+    margin = (end_ns - start_ns) // 20
+    open_ = (s.kind == Kind.PYTHON) & (s.ts_ns <= start_ns + margin) & (s.end_ns >= end_ns - margin)
+    rows = np.flatnonzero(open_)
+    return trace.strings[s.name[rows[s.dur_ns[rows].argmin()]]] if len(rows) else ""
 
 
 def _count(trace: Trace, found: StepMap, pattern: re.Pattern[str]) -> Int64s:
-    s, steps = trace.slices, found.steps
-    names = np.array([i for i, t in enumerate(trace.strings) if pattern.match(t)], np.int32)
-    at = s.ts_ns[trace.rows(Kind.RUNTIME, names)]
+    steps = found.steps
+    at = trace.slices.ts_ns[trace.rows(Kind.RUNTIME, trace.names_matching(pattern))]
     step = np.searchsorted(steps.host_start_ns, at, "right") - 1
     inside = (step >= 0) & (at < steps.host_end_ns[np.maximum(step, 0)])
     return np.bincount(step[inside], minlength=len(steps)).astype(np.int64)
-
-
-def _hooks(trace: Trace) -> tuple[int, float]:
-    """Gradient hooks with a reduction in them, and what it adds to their length.
-
-    The others are hooks without one, or, where nearly every hook reduces, other autograd nodes.
-    """
-    s = trace.slices
-    nodes = trace.rows(Kind.CPU_OP, trace.names_where([EVALUATE + ACCUMULATE]))
-    records = trace.rows(Kind.CPU_OP, trace.names_where(["record_param_comms"]))
-    reduces = np.zeros(len(nodes), bool)
-    for track in np.unique(s.track[nodes]).tolist():
-        mine = np.flatnonzero(s.track[nodes] == track)
-        at = s.ts_ns[records[s.track[records] == track]]
-        first = np.searchsorted(at, s.ts_ns[nodes[mine]], "left")
-        last = np.searchsorted(at, s.end_ns[nodes[mine]], "left")
-        reduces[mine] = last > first
-    if not reduces.any():
-        return 0, 0.0
-    others = nodes[~reduces]
-    if len(others) < HOOK_BASELINE * len(nodes):
-        evaluate = trace.rows(Kind.CPU_OP, trace.names_starting(EVALUATE))
-        others = evaluate[~np.isin(evaluate, nodes)]
-    usual = float(np.median(s.dur_ns[others])) if len(others) else 0.0
-    return int(reduces.sum()), max(float(np.median(s.dur_ns[nodes[reduces]])) - usual, 0.0)
-
-
-def _launches(
-    trace: Trace, work: GpuWork, found: StepMap, whole: Bools
-) -> tuple[float, float, float, float]:
-    on = is_compute(work.op) & (work.launch >= 0) & (found.of_work >= 0)
-    on &= whole[np.maximum(found.of_work, 0)]
-    if not on.any():
-        return 0.0, 0.0, 0.0, 0.0
-    launched = trace.slices.end_ns[work.launch[on]]
-    delay = np.maximum(work.start_ns[on] - launched, 0)
-    call = trace.slices.dur_ns[work.launch[on]]
-    length = (work.end_ns - work.start_ns)[on]
-    n = float(on.sum()) / max(int(whole.sum()), 1)
-    return float(np.median(delay)), float(np.median(length)), float(np.median(call)), n
-
-
-def _kernel_sums(
-    trace: Trace, work: GpuWork, found: StepMap, whole: Bools
-) -> dict[str, tuple[float, float]]:
-    on = is_compute(work.op) & (work.op != Op.OPTIMIZER) & (found.of_work >= 0)
-    on &= whole[np.maximum(found.of_work, 0)]
-    name = trace.slices.name[work.row[on]]
-    n = max(int(whole.sum()), 1)
-    count = np.bincount(name, minlength=len(trace.strings))
-    spent = np.bincount(name, (work.end_ns - work.start_ns)[on], minlength=len(trace.strings))
-    return {
-        trace.strings[i]: (float(count[i]) / n, float(spent[i]) / n)
-        for i in np.flatnonzero(count).tolist()
-    }

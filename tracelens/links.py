@@ -6,7 +6,6 @@ import math
 import re
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from tracelens.classify import Op, classify, classify_call, is_comm, is_compute
@@ -150,7 +149,7 @@ def span_nelems(trace: Trace, rows: Int64s) -> Int64s:
         return nelems
     at = np.minimum(np.searchsorted(shapes.row, rows), len(shapes) - 1)
     for i in np.flatnonzero((shapes.row[at] == rows) & (shapes.dims[at] >= 0)).tolist():
-        dims = msgspec.json.decode(trace.strings[shapes.dims[at[i]]])
+        dims = trace.listed(shapes.dims[at[i]])
         if dims and isinstance(dims[0], list) and all(isinstance(d, int) for d in dims[0]):
             nelems[i] = math.prod(dims[0])
     return nelems

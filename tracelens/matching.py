@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,6 +64,9 @@ class Matches:
         Median over collectives of how far their ends lie apart once offsets are taken off.
     n_matched, n_unmatched : int
         Collectives found on all their ranks, and rows of synchronous kinds that were not.
+    messages : int64 (q, 4)
+        Each send with its receive: index of the sending rank and row of its kernel, then those of
+        the receiving one.
     """
 
     wait_ns: tuple[Int64s, ...]
@@ -71,13 +75,15 @@ class Matches:
     residual_ns: int | None
     n_matched: int
     n_unmatched: int
+    messages: Int64s
 
 
 def match(ranks: Sequence[RankComm]) -> Matches:
-    """Match the collectives of ranks by group, step and order within it.
+    """Match the collectives of ranks by group, step and order within it, and sends with receives.
 
     A collective counts only if every rank of its group was read and shows the same kind and size
-    at the same place; everything else stays unknown.
+    at the same place, a send only if the ranks it connects show as many sends as receives in that
+    step; everything else stays unknown.
     """
     wait = [np.full(len(r.table), -1, np.int64) for r in ranks]
     number = [w.copy() for w in wait]
@@ -102,7 +108,80 @@ def match(ranks: Sequence[RankComm]) -> Matches:
         for r, w in zip(ranks, wait, strict=True)
     ]
     unmatched = sum(int(a.sum()) for a in alone)
-    return Matches(tuple(wait), tuple(number), offset, residual, len(ends), unmatched)
+    messages = _pairs(ranks)
+    for w, found in zip(wait, _waits_of_messages(ranks, messages), strict=True):
+        w[found >= 0] = found[found >= 0]
+    return Matches(tuple(wait), tuple(number), offset, residual, len(ends), unmatched, messages)
+
+
+def _pairs(ranks: Sequence[RankComm]) -> Int64s:
+    """Each send with its receive, as `Matches.messages`.
+
+    NCCL keeps the order of messages between two ranks of one communicator.
+    """
+    groups: dict[str, int] = {}
+    parts = []
+    for i, r in enumerate(ranks):
+        m = r.table.messages
+        names = [groups.setdefault(g.name, len(groups)) for g in r.table.groups]
+        group = np.array([*names, -1])[r.table.group[m.row]]
+        peer, own = _peers(ranks, r), np.full(len(m), r.rank)
+        ends = np.where(m.sends, own, peer), np.where(m.sends, peer, own)
+        key = group, *ends, r.step_number[m.row]
+        parts.append(np.stack([*key, m.sends, np.full(len(m), i), m.row, m.nelems], axis=1))
+    rows = np.concatenate(parts) if parts else np.zeros((0, 8), np.int64)
+    rows = rows[(rows[:, 1:4] >= 0).all(axis=1)]
+    _, rows[:, 0] = np.unique(rows[:, :4], axis=0, return_inverse=True)
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    sent, received = rows[rows[:, 4] == 1], rows[rows[:, 4] == 0]
+    n = int(rows[:, 0].max(initial=-1)) + 1
+    as_many = np.bincount(sent[:, 0], minlength=n) == np.bincount(received[:, 0], minlength=n)
+    sent, received = sent[as_many[sent[:, 0]]], received[as_many[received[:, 0]]]
+    sizes = np.stack([sent[:, 7], received[:, 7]])
+    same = (sizes[0] == sizes[1]) | (sizes < 0).any(axis=0)
+    return np.concatenate([sent[same, 5:7], received[same, 5:7]], axis=1)
+
+
+def _peers(ranks: Sequence[RankComm], r: RankComm) -> Int64s:
+    """Rank at the other end of each message; -1 where it is unknown."""
+    m = r.table.messages
+    peer = m.peer.astype(np.int64)
+    for g, group in enumerate(r.table.groups):
+        mine = (peer < 0) & (r.table.group[m.row] == g)
+        if not mine.any():
+            continue
+        members = _group_ranks(group.ranks)
+        if _COMMUNICATOR.match(group.name):
+            have = [x.rank for x in ranks if group.name in {y.name for y in x.table.groups}]
+            members = tuple(sorted(have)) if group.size in (-1, len(have)) else ()
+        known = mine & (m.place >= 0) & (m.place < len(members))
+        peer[known] = np.array(members, np.int64)[m.place[known]]
+        if len(members) == 2 and r.rank in members:
+            peer[mine & (m.place < 0)] = sum(members) - r.rank
+    return peer
+
+
+def _waits_of_messages(ranks: Sequence[RankComm], messages: Int64s) -> list[Int64s]:
+    """Waiting of each row that sends or receives; -1 for others, and where it is unknown.
+
+    A message takes no longer than the shorter of its two kernels, and a kernel no less than the
+    longest of its messages; what it lasts longer is waiting for the other end. A copy engine waits
+    for nobody.
+    """
+    length = [r.table.dur_ns for r in ranks]
+    needed = [np.where(r.table.copied, d, 0) for r, d in zip(ranks, length, strict=True)]
+    found = [np.zeros(len(d), np.int64) for d in length]
+    for a, row, b, other in messages.tolist():
+        shared = min(length[a][row], length[b][other])
+        for i, k in ((a, row), (b, other)):
+            needed[i][k] = max(needed[i][k], shared)
+            found[i][k] += 1
+    result = []
+    for r, d, n, f in zip(ranks, length, needed, found, strict=True):
+        carried = np.bincount(r.table.messages.row, minlength=len(d))
+        whole = r.table.copied | ((carried > 0) & (f == carried))
+        result.append(np.where(whole, d - n, -1))
+    return result
 
 
 def exposed_wait(table: CommTable, wait_ns: Int64s, compute: Spans, steps: Steps) -> Int64s:
@@ -111,7 +190,7 @@ def exposed_wait(table: CommTable, wait_ns: Int64s, compute: Spans, steps: Steps
     The rest of it is transfer. Time in which one collective waits while another transfers is
     transfer. int64 (k,); -1 for a step with communication whose waiting is unknown.
     """
-    exposed = clip_lengths(_waiting(table, wait_ns, compute), steps.start_ns, steps.end_ns)
+    exposed = clip_lengths(waiting_spans(table, wait_ns, compute), steps.start_ns, steps.end_ns)
     blind = np.unique(table.step[(wait_ns < 0) & (table.step >= 0)])
     exposed[blind] = -1
     return exposed
@@ -120,10 +199,10 @@ def exposed_wait(table: CommTable, wait_ns: Int64s, compute: Spans, steps: Steps
 def exposed_wait_of_rows(table: CommTable, wait_ns: Int64s, compute: Spans) -> Int64s:
     """The same for each row, ns; rows that wait at once each count it. int64 (m,)."""
     arrived = table.start_ns + np.maximum(wait_ns, 0)
-    return clip_lengths(_waiting(table, wait_ns, compute), table.start_ns, arrived)
+    return clip_lengths(waiting_spans(table, wait_ns, compute), table.start_ns, arrived)
 
 
-def _waiting(table: CommTable, wait_ns: Int64s, compute: Spans) -> Spans:
+def waiting_spans(table: CommTable, wait_ns: Int64s, compute: Spans) -> Spans:
     """When some collective waits, none transfers and nothing is computed."""
     start, end = table.start_ns, table.end_ns
     arrived = start + np.maximum(wait_ns, 0)
@@ -173,11 +252,16 @@ def _sharers(ranks: Sequence[RankComm], rows: dict[int, Int64s]) -> tuple[int, .
     return found if sizes <= {-1, len(found)} else ()
 
 
+@lru_cache(maxsize=1024)  # each group's list comes once a rank and step
 def _group_ranks(text: str) -> tuple[int, ...]:
     """Ranks of a group as c10d records them; empty where the list was cut (over 30 ranks)."""
     inner = text.strip().removeprefix("[").removesuffix("]")
     parts = [p.strip() for p in inner.split(",") if p.strip()]
-    return tuple(int(p) for p in parts) if parts and all(p.isdigit() for p in parts) else ()
+    return (
+        tuple(int(p) for p in parts)
+        if parts and all(p.isdecimal() and len(p) < 10 for p in parts)
+        else ()
+    )
 
 
 def _same(ranks: Sequence[RankComm], members: tuple[int, ...], rows: list[Int64s]) -> Bools:

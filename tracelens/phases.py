@@ -52,6 +52,13 @@ class Passes:
     def __len__(self) -> int:
         return len(self.start_ns)
 
+    def last_ends(self, k: int) -> Int64s:
+        """End of the last pass of each of `k` steps on the host, ns; -1 without one."""
+        ends = np.full(k, -1, np.int64)
+        inside = self.step >= 0
+        np.maximum.at(ends, self.step[inside], self.end_ns[inside])
+        return ends
+
 
 @dataclass(frozen=True, slots=True)
 class Phases:

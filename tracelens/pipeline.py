@@ -5,62 +5,75 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 
 from tracelens.analysis import Analysis, RankAnalysis, RankEvents, RunInfo, Summary
+from tracelens.bounds import exposed_wait_bounds, transfer_bounds
 from tracelens.classify import Op
+from tracelens.coherence import of_one_recording, shared_notes, step_notes
 from tracelens.collectives import collect, summarize
 from tracelens.detectors import Context, RankView, is_shared, run_all
-from tracelens.errors import EmptyTrace, InputError
+from tracelens.efficiency import measure_efficiency
+from tracelens.errors import InputError
+from tracelens.fits import fit_transfers
 from tracelens.host import look_at_host
 from tracelens.infer.facts import gather
 from tracelens.infer.result import Setup
 from tracelens.infer.roles import find_roles
 from tracelens.infer.rules import infer_setup
 from tracelens.ingest import open_trace
+from tracelens.ingest.bounds import Bounds
+from tracelens.ingest.ds_config import read_ds_config
+from tracelens.ingest.foreign import refuse_unknown
+from tracelens.ingest.manifest import Declared, read_manifests
 from tracelens.ingest.run import RankFile, RunPlan, discover
 from tracelens.links import link
 from tracelens.matching import Matches, RankComm, exposed_wait, match
 from tracelens.overlap import break_down, compute_spans
-from tracelens.phases import Phase, Phases, find_phases
+from tracelens.phases import Phase, find_phases
+from tracelens.reading import ALONE, Effort, Progress, read_ranks
 from tracelens.steps import Steps, find_steps
-from tracelens.trace import Bools, Int64s, Note, Trace
+from tracelens.trace import Bools, Note, Trace
+from tracelens.units import ms_to_ns, ns_to_ms
 
 Paths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with (what is read, bytes read, bytes in all)."""
 
 
 def read_run(
-    paths: Paths, ranks: Sequence[int] | None = None, progress: Progress | None = None
+    paths: Paths,
+    ranks: Sequence[int] | None = None,
+    progress: Progress | None = None,
+    ds_config: str | os.PathLike[str] | None = None,
+    effort: Effort = ALONE,
 ) -> Analysis:
     """Read and analyse a run; see `tracelens.api.analyze`.
 
-    One rank's events are held at a time.
+    A process holds one rank's events at a time.
     """
     many = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    plan = discover(many)
+    given = None if ds_config is None else read_ds_config(ds_config)
+    plan = discover(many, effort.bounds)
+    manifest, odd = read_manifests(plan.manifests, [f.path for f in plan.files])
     plan = plan if ranks is None else plan.select(ranks)
-    done: list[RankAnalysis] = []
-    notes: list[Note] = list(plan.notes)
-    total, before = sum(f.bytes for f in plan.files), 0
-    for f in plan.files:
-        tick = None
-        if progress is not None:
-            tick = _tick(progress, os.path.basename(f.path), before, total)
-        try:
-            done.append(_read_rank(f, tick))
-        except InputError as e:
-            if len(plan.files) == 1:
-                raise
-            notes.append(Note("unreadable_file", 1, f"rank {f.rank} is left out: {e}"))
-        before += f.bytes
+    work = partial(_read_rank, bounds=plan.bounds)
+    found, unread = read_ranks(work, plan.files, effort, progress)
+    names = {f.rank: os.fspath(f.path) for f in plan.files}  # a worker may call them otherwise
+    done = [_at(r, names[r.rank]) for r in found]
+    notes = [*plan.notes, *odd, *unread]
     if not done:
         raise InputError("no rank of the run could be read", hint="\n".join(n.text for n in notes))
     plan, read = _renumber(plan, tuple(done))
-    return _assemble(plan, read, notes)
+    read, apart = of_one_recording(read)
+    notes += [*apart, *step_notes(read)]
+    return _assemble(plan, read, notes, Declared(manifest, given))
+
+
+def _at(r: RankAnalysis, path: str) -> RankAnalysis:
+    """The rank with its file's name as it was given here."""
+    return r if r.path == path else replace(r, path=path, info=replace(r.info, path=path))
 
 
 def _renumber(
@@ -86,8 +99,8 @@ def _renumber(
     )
 
 
-def _read_rank(file: RankFile, tick: Callable[[int, int], None] | None) -> RankAnalysis:
-    return analyze_rank(open_trace(file.path, progress=tick, part=file.part), file.rank)
+def _read_rank(file: RankFile, tick: Callable[[int, int], None], bounds: Bounds) -> RankAnalysis:
+    return analyze_rank(open_trace(file.path, tick, file.part, bounds), file.rank)
 
 
 def open_rank(analysis: Analysis, rank: int) -> RankEvents:
@@ -96,21 +109,27 @@ def open_rank(analysis: Analysis, rank: int) -> RankEvents:
     Raises
     ------
     InputError
-        If the run has no such rank.
+        If the run has no such rank, or its file is another by now.
     """
     read = {r.rank for r in analysis.ranks}
     for f in analysis.plan.files:
         if f.rank == rank and rank in read:
-            return look(open_trace(f.path, part=f.part))
+            _check_same(f)
+            return look(open_trace(f.path, part=f.part, bounds=analysis.plan.bounds))
     have = ", ".join(str(r.rank) for r in analysis.ranks)
     raise InputError(f"the run has no rank {rank}", hint=f"ranks read: {have}")
 
 
-def _tick(progress: Progress, what: str, before: int, total: int) -> Callable[[int, int], None]:
-    def tick(read: int, _: int) -> None:
-        progress(what, before + read, total)
-
-    return tick
+def _check_same(file: RankFile) -> None:
+    """A file of another size is another recording: what is known of the run is not of it."""
+    if file.part is not None or not file.path.exists():
+        return
+    size = file.path.stat().st_size
+    if size != file.bytes:
+        raise InputError(
+            f"{file.path}: changed since it was analysed: {file.bytes:,} bytes then, {size:,} now",
+            hint="analyse the run again",
+        )
 
 
 def look(trace: Trace) -> RankEvents:
@@ -122,8 +141,7 @@ def look(trace: Trace) -> RankEvents:
 
 def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
     """Measure one rank: links, steps, phases, breakdown, collectives, facts for the inference."""
-    if not len(trace.slices):
-        raise EmptyTrace(f"{trace.info.path}: no events", hint="was anything recorded?")
+    refuse_unknown(trace)
     seen = look(trace)
     work, found = seen.work, seen.found
     comm = collect(trace, work, found, seen.phases)
@@ -139,6 +157,7 @@ def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
         path=trace.info.path,
         info=trace.info,
         stats=replace(trace.stats, notes=(*trace.stats.notes, *found.notes)),
+        first_ns=int(trace.slices.ts_ns[0]),
         steps=found.steps,
         step_source=found.source,
         breakdown=break_down(work, found.steps),
@@ -149,19 +168,9 @@ def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
         compute=compute_spans(work),
         backward=compute_spans(work, seen.phases.phase == Phase.BACKWARD),
         exposed_wait_ns=np.full(len(found.steps), -1, np.int64),
-        host=look_at_host(
-            trace, work, found, _backward_ends(seen.phases, len(found.steps)), _counted(found.steps)
-        ),
+        host=look_at_host(trace, work, found, seen.phases.passes, _counted(found.steps)),
         facts=gather(trace, seen.work, seen.found, seen.phases, comm),
     )
-
-
-def _backward_ends(phases: Phases, k: int) -> Int64s:
-    """End of the last backward pass of each step on the host, ns; -1 without one."""
-    ends = np.full(k, -1, np.int64)
-    inside = phases.passes.step >= 0
-    np.maximum.at(ends, phases.passes.step[inside], phases.passes.end_ns[inside])
-    return ends
 
 
 def _with_waits(ranks: tuple[RankAnalysis, ...]) -> tuple[tuple[RankAnalysis, ...], Matches]:
@@ -183,12 +192,13 @@ def _with_waits(ranks: tuple[RankAnalysis, ...]) -> tuple[tuple[RankAnalysis, ..
     return tuple(told), matches
 
 
-def _assemble(plan: RunPlan, ranks: tuple[RankAnalysis, ...], notes: list[Note]) -> Analysis:
+def _assemble(
+    plan: RunPlan, ranks: tuple[RankAnalysis, ...], notes: list[Note], declared: Declared
+) -> Analysis:
     ranks, matches = _with_waits(ranks)
     info = ranks[0].info
     world = {r.info.world_size for r in ranks if r.info.world_size is not None}
-    for r in ranks:
-        notes += [Note(n.code, n.count, f"rank {r.rank}: {n.text}") for n in r.stats.notes]
+    notes += shared_notes(ranks)
     run = RunInfo(
         source=info.source,
         paths=tuple(dict.fromkeys(r.path for r in ranks)),
@@ -203,7 +213,14 @@ def _assemble(plan: RunPlan, ranks: tuple[RankAnalysis, ...], notes: list[Note])
     whole = [r.steps.complete for r in ranks]
     setup = infer_setup(tuple(r.facts for r in ranks), run.world_size)
     summary = _summarize(ranks)
-    findings, verdicts = run_all(_context(ranks, matches, setup, run, summary))
+    context = _context(ranks, matches, setup, run, summary)
+    plain = declared.manifest.unprofiled_step_ms if declared.manifest else None
+    context = replace(
+        context,
+        ds_config=declared.ds_config,
+        unprofiled_ns=None if plain is None else ms_to_ns(plain),
+    )
+    findings, verdicts = run_all(context)
     return Analysis(
         run=run,
         ranks=ranks,
@@ -213,8 +230,13 @@ def _assemble(plan: RunPlan, ranks: tuple[RankAnalysis, ...], notes: list[Note])
         notes=tuple(notes),
         plan=plan,
         matches=matches,
+        fits=() if context.shared_gpu else fit_transfers([r.comm for r in ranks], matches),
         finding_rows=findings,
         verdicts=verdicts,
+        wait_bounds=_wait_bounds(context) if summary.exposed_wait is None else None,
+        manifest=declared.manifest,
+        ds_config=declared.ds_config,
+        efficiency=measure_efficiency(declared.manifest, setup, run.device, ns_to_ms(summary.wall)),
     )
 
 
@@ -229,6 +251,7 @@ def _context(
     views = tuple(
         RankView(
             rank=r.rank,
+            first_ns=r.first_ns,
             steps=r.steps,
             whole=_counted(r.steps),
             breakdown=r.breakdown,
@@ -238,6 +261,7 @@ def _context(
             wait_ns=wait,
             collective=number,
             exposed_wait_ns=r.exposed_wait_ns,
+            transfer_ns=np.stack(transfer_bounds(r.comm, wait, run.device)),
             host=r.host,
             facts=r.facts,
             roles=find_roles(r.facts),
@@ -247,6 +271,19 @@ def _context(
     shared = is_shared(views)
     none = np.zeros(len(views))
     return Context(views, setup, run.device, summary.wall, shared, none, none)
+
+
+def _wait_bounds(context: Context) -> tuple[float, float] | None:
+    """Bounds of the exposed waiting, ns, mean over whole steps and ranks."""
+    if context.shared_gpu:
+        return None
+    low, high = [], []
+    for v in context.views:
+        transfer = v.transfer_ns[0], v.transfer_ns[1]
+        least, most = exposed_wait_bounds(v.comm, transfer, v.compute, v.steps)
+        low.append(least[v.whole])
+        high.append(most[v.whole])
+    return float(np.concatenate(low).mean()), float(np.concatenate(high).mean())
 
 
 def _summarize(ranks: Sequence[RankAnalysis]) -> Summary:

@@ -19,7 +19,7 @@ from tracelens.trace import HIDDEN_GRAPH, Int32s, Int64s, Kind, Trace
 #: A step by number: "step 3", "iteration_7", "train step: 12", "global_step=4", "Step #5", "iter9".
 _NUMBERED = re.compile(
     r"^(?:.*[:/. ])?(?:(?:train(?:ing)?|global|optimi[sz]er)[ _-]?)?(?:step|iter(?:ation)?|it)"
-    r"[ _#:=.-]*(\d+)$",
+    r"[ _#:=.-]*(\d{1,18})$",
     re.IGNORECASE,
 )
 #: A step without its number.

@@ -107,7 +107,7 @@ def _from_markers(trace: Trace) -> Edges | None:
     if not len(rows):
         return None
     text = (trace.strings[i][len(MARKER) :] for i in s.name[rows])
-    number = [int(m.group()) if (m := re.match(r"\d+", t)) else -1 for t in text]
+    number = [int(m.group()) if (m := re.match(r"\d{1,18}", t)) else -1 for t in text]
     return np.array(number, np.int64), s.ts_ns[rows], s.end_ns[rows]
 
 

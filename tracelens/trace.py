@@ -8,10 +8,12 @@ where starts are equal, so that on one host thread a parent precedes its childre
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -55,6 +57,21 @@ def _freeze(table: object) -> None:
             sizes[f.name] = len(column)
     if len(set(sizes.values())) > 1:
         raise InvariantError(f"{type(table).__name__}: columns differ in length: {sizes}")
+
+
+def frozen_again(value: object) -> None:
+    """Make every array within `value` read-only, as it was before another process sent it here."""
+    if isinstance(value, np.ndarray):
+        value.flags.writeable = False
+    elif is_dataclass(value):
+        for f in fields(value):
+            frozen_again(getattr(value, f.name))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            frozen_again(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            frozen_again(item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +216,7 @@ HIDDEN_GRAPH = "CUDA graph (its kernels were not recorded)"
 SHAPE_OPS = frozenset(
     {
         "aten::empty",
+        "torch::autograd::AccumulateGrad",
         "aten::mm",
         "aten::addmm",
         "aten::bmm",
@@ -277,7 +295,8 @@ class TraceInfo:
     """What the file says about itself. None where it does not say.
 
     `source` is ``torch.profiler`` or ``nsys``; `clock_zero_ns` is the unix time, ns, of ts 0;
-    `devices` are the names of the GPUs by device number; `record_shapes`, `with_stack`,
+    `devices` are the names of the GPUs by device number, `device_bytes` their memory (-1 unknown);
+    `record_shapes`, `with_stack`,
     `profile_memory` are the recording's own switches.
     """
 
@@ -288,6 +307,7 @@ class TraceInfo:
     world_size: int | None = None
     backend: str | None = None
     devices: tuple[str, ...] = ()
+    device_bytes: tuple[int, ...] = ()
     torch: str | None = None
     nccl: str | None = None
     cuda_runtime: int | None = None
@@ -319,6 +339,18 @@ class Trace:
     def names_starting(self, *prefixes: str) -> Int32s:
         """String indices of the names that start with one of the prefixes, ascending."""
         return np.array([i for i, s in enumerate(self.strings) if s.startswith(prefixes)], np.int32)
+
+    def names_matching(self, pattern: re.Pattern[str]) -> Int32s:
+        """String indices of the names in which the pattern is found, ascending."""
+        return np.array([i for i, s in enumerate(self.strings) if pattern.search(s)], np.int32)
+
+    def listed(self, code: int) -> list[Any]:
+        """The JSON list that is written at a string index; empty if there is none."""
+        try:
+            found = msgspec.json.decode(self.strings[code]) if code >= 0 else []
+        except (msgspec.MsgspecError, RecursionError):
+            return []
+        return found if isinstance(found, list) else []
 
     def rows(self, kind: Kind | Sequence[Kind], names: Int32s | None = None) -> Int64s:
         """Rows of the given kinds (and names), ascending in time."""

@@ -59,6 +59,11 @@ def ns_to_ms(ns: int | float) -> float:
     return float(ns) / NS_PER_MS
 
 
+def ms_to_ns(ms: float) -> float:
+    """Milliseconds to nanoseconds."""
+    return ms * 1_000_000
+
+
 def format_ns(ns: int | float) -> str:
     """Human text of a duration with three significant digits.
 

@@ -9,7 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from tracelens.detectors import comm, exposure, host_side, ranks, reduction
+from tracelens.detectors import (
+    comm,
+    declared,
+    exposure,
+    host_side,
+    outlier,
+    pauses,
+    ranks,
+    recording,
+    reduction,
+    stages,
+    syncs,
+    work,
+)
 from tracelens.detectors.context import Charge, Context, RankView, Verdict
 from tracelens.findings import Finding
 from tracelens.thresholds import STALLS
@@ -21,8 +34,10 @@ __all__ = ["DETECTORS", "Context", "Detector", "RankView", "Verdict", "run_all"]
 class Detector:
     """A detector: the ids it can fire, what it needs, and the function.
 
-    `needs` may name ``host`` (host ops), ``ranks`` (waiting known of several ranks), ``loader``,
-    ``comm``, ``link`` or ``exclusive`` (no other process on the GPU).
+    `needs` may name ``host`` (host ops), ``stacks`` (Python frames), ``ranks`` (waiting known of
+    several ranks), ``loader``, ``comm``, ``link``, ``alike`` (all ranks run the same model) or
+    ``exclusive`` (no other process on the GPU), ``unprofiled`` (steps timed without a profiler);
+    see `_LACKS`.
     """
 
     ids: tuple[str, ...]
@@ -33,20 +48,25 @@ class Detector:
 #: In this order: what is explained by one is not charged again by a later one.
 DETECTORS: tuple[Detector, ...] = (
     Detector(("gpu_shared",), ranks.gpu_shared),
+    Detector(("profiler_overhead",), recording.profiler_overhead, ("unprofiled",)),
     Detector(("dataloader_stall",), host_side.dataloader_stall, ("loader",)),
     Detector(("allocator_churn",), host_side.allocator_churn),
-    Detector(("checkpoint_save",), host_side.checkpoint_save),
-    Detector(("host_pause",), host_side.host_pause, ("host",)),
+    Detector(("checkpoint_save",), pauses.checkpoint_save),
+    Detector(("gc_pause",), pauses.gc_pause, ("stacks",)),
+    Detector(("host_pause",), pauses.host_pause, ("host",)),
     Detector(("optimizer_offload_stall",), host_side.optimizer_offload_stall, ("host",)),
     Detector(("pageable_copy",), host_side.pageable_copy),
     Detector(("param_offload_stall",), host_side.param_offload_stall),
-    Detector(("host_sync", "comms_logger"), host_side.host_sync, ("host",)),
+    Detector(("zero3_host_backpressure",), syncs.zero3_host_backpressure, ("host",)),
+    Detector(("host_sync", "comms_logger"), syncs.host_sync, ("host",)),
     Detector(("slow_interconnect",), comm.slow_interconnect, ("comm", "ranks", "link")),
     Detector(
         (
             "overlap_off",
             "bucket_too_large",
             "bucket_too_small",
+            "overlap_broken",
+            "depth1_reduce_stall",
             "exposed_gradient_reduction",
             "zero2_reduces_every_microstep",
         ),
@@ -57,7 +77,7 @@ DETECTORS: tuple[Detector, ...] = (
         ("post_step_allgather_exposed",), comm.post_step_allgather_exposed, ("comm", "exclusive")
     ),
     Detector(
-        ("exposed_parameter_fetch", "zero3_late_prefetch"),
+        ("exposed_parameter_fetch", "zero3_late_prefetch", "zero3_bandwidth_bound"),
         comm.exposed_parameter_fetch,
         ("comm", "exclusive"),
     ),
@@ -65,29 +85,47 @@ DETECTORS: tuple[Detector, ...] = (
     Detector(
         ("exposed_activation_reduction",), comm.exposed_activation_reduction, ("comm", "exclusive")
     ),
-    Detector(("pipeline_bubble",), comm.pipeline_bubble, ("comm", "exclusive")),
-    Detector(("uneven_work", "straggler_compute"), ranks.uneven_work, ("ranks", "exclusive")),
-    Detector(("slow_step_outlier",), ranks.slow_step_outlier),
+    Detector(("exposed_p2p",), comm.exposed_p2p, ("comm", "exclusive")),
+    Detector(("pipeline_bubble",), stages.pipeline_bubble, ("comm", "ranks", "exclusive")),
+    Detector(("moe_imbalance",), work.moe_imbalance, ("comm", "ranks", "exclusive")),
+    Detector(("activation_recompute",), work.activation_recompute, ("host",)),
+    Detector(("uneven_work",), ranks.uneven_work, ("ranks", "exclusive")),
+    Detector(("straggler_compute",), ranks.straggler_compute, ("ranks", "exclusive", "alike")),
+    Detector(("slow_step_outlier",), outlier.slow_step_outlier),
     Detector(("straggler_host",), ranks.straggler_host, ("ranks", "exclusive")),
+    Detector(("step_end_sync",), syncs.step_end_sync, ("host",)),
     Detector(("launch_bound",), host_side.launch_bound),
+    Detector(
+        ("config_contradiction", "config_without_effect", "allgather_bucket_no_effect"),
+        declared.against_config,
+        ("ds_config",),
+    ),
 )
 
 _HAS: dict[str, Callable[[Context], bool]] = {
     "host": lambda c: all(v.facts.has_host_ops for v in c.views),
     "ranks": lambda c: c.waits is not None,
+    "stacks": lambda c: any(v.host.shows_python for v in c.views),
     "loader": lambda c: any(v.facts.starting("enumerate(DataLoader)") for v in c.views),
     "comm": lambda c: any(len(v.comm) for v in c.views),
     "exclusive": lambda c: not c.shared_gpu,
+    "unprofiled": lambda c: c.unprofiled_ns is not None,
+    "alike": lambda c: not stages.has_stages(c),
     "link": lambda c: exposure.find_link(c) is not None,
+    "ds_config": lambda c: c.ds_config is not None,
 }
 
 _LACKS = {
     "host": "host ops were not recorded",
-    "ranks": "waiting is not known: every rank of each group has to be read, sends not counted",
+    "ranks": "waiting is not known: every rank of a group, and both of a send, have to be read",
+    "stacks": "neither Python stacks nor garbage collections were recorded",
     "loader": "no enumerate(DataLoader) range was recorded",
     "comm": "no communication was recorded",
     "exclusive": "another process used the GPU: lengths of collectives cannot be trusted",
+    "unprofiled": "no manifest tells how long steps are without a profiler",
+    "alike": "the stages of a pipeline run different kernels",
     "link": "no large collective, or the GPU's link speed is not known, or the GPU was shared",
+    "ds_config": "no ds_config is known: give it (--ds-config), or record with a collector",
 }
 
 

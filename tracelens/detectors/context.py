@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from tracelens.host import Cause, Host
 from tracelens.infer.facts import RankFacts
 from tracelens.infer.result import Setup
 from tracelens.infer.roles import Roles
+from tracelens.ingest.ds_config import DsConfig
 from tracelens.intervals import Spans, clip_lengths
 from tracelens.overlap import StepBreakdown
 from tracelens.steps import Steps
@@ -31,9 +32,12 @@ class RankView:
 
     `compute`, `backward`: when a compute kernel runs, at all and of a backward pass.
     `collective` (m,): the same number for the same collective on all ranks, -1 unknown.
+    `first_ns`: start of the rank's first event.
+    `transfer_ns` (2, m): least and most of each row that is transfer; alike where waiting is known.
     """
 
     rank: int
+    first_ns: int
     steps: Steps
     whole: Bools
     breakdown: StepBreakdown
@@ -43,6 +47,7 @@ class RankView:
     wait_ns: Int64s
     collective: Int64s
     exposed_wait_ns: Int64s
+    transfer_ns: Int64s
     host: Host
     facts: RankFacts
     roles: Roles
@@ -62,6 +67,10 @@ class Context:
     """What findings so far take of each rank, ns a step: nothing is charged twice."""
     explained_launch: PerRank
     """The part of it that was host-caused idle time."""
+    unprofiled_ns: float | None = None
+    """Mean step without a profiler, where the run's manifest has it."""
+    ds_config: DsConfig | None = None
+    """What the job was configured to do, where that is known."""
 
     def per_rank(self, values: Sequence[Int64s]) -> PerRank:
         """Means over whole steps of one (k,) array a rank."""
@@ -120,16 +129,16 @@ class Context:
             result.append(float(spent) / max(int(view.whole.sum()), 1))
         return np.array(result)
 
-    def exposed_transfer(self, masks: Sequence[Bools]) -> PerRank:
+    def exposed_transfer(self, masks: Sequence[Bools], *, least: bool = False) -> PerRank:
         """Time in which some rows transfer and no compute kernel runs, ns a step of each rank.
 
-        Where waiting is unknown it is counted in: an upper bound.
+        Where waiting is unknown: the most that it can be, or the least.
         """
         result = []
         for view, mask in zip(self.views, masks, strict=True):
             c = view.comm
             on = mask & (c.step >= 0) & view.whole[np.maximum(c.step, 0)]
-            arrived = c.start_ns[on] + np.maximum(view.wait_ns[on], 0)
+            arrived = c.end_ns[on] - view.transfer_ns[0 if least else 1][on]
             hidden = clip_lengths(view.compute, arrived, c.end_ns[on])
             exposed = (c.end_ns[on] - arrived - hidden).sum()
             result.append(float(exposed) / max(int(view.whole.sum()), 1))
@@ -169,10 +178,20 @@ class Charge:
 
 
 def charge(
-    context: Context, id: str, title: str, cause: PerRank, *, of_launch: bool = False, **more: Any
+    context: Context,
+    id: str,
+    title: str,
+    cause: PerRank,
+    *,
+    of_launch: bool = False,
+    idle_ns: float = 0.0,
+    **more: Any,
 ) -> Charge:
-    """Charge a cause with what the step would save without it."""
-    cost = max(context.saving(cause), 0.0)
+    """Charge a cause with what the step would save without it.
+
+    `idle_ns`: part of every rank's waiting that would go as well.
+    """
+    cost = max(context.saving(cause), 0.0) + idle_ns
     finding = Finding(
         id=id,
         title=_title(title, cost),
@@ -188,3 +207,15 @@ def _title(title: str, cost: float) -> str:
     if cost > 0:
         return title.replace("{cost}", format_ns(cost))
     return title.replace(", {cost} a step", "").replace("{cost} a step", "some time")
+
+
+def ranks_of(context: Context, hit: Iterable[object]) -> tuple[int, ...]:
+    """Ranks for which something holds."""
+    return tuple(v.rank for v, h in zip(context.views, hit, strict=True) if h)
+
+
+def spread(values: PerRank) -> str:
+    """Smallest and largest of a quantity, as text; one where they are alike."""
+    low, high = float(values.min()), float(values.max())
+    same = high - low < 0.05 * high
+    return format_ns(high) if same else f"{format_ns(low)} to {format_ns(high)} by rank"

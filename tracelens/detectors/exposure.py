@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tracelens.bounds import nvlink_gbps
 from tracelens.classify import Op
 from tracelens.detectors.context import Context, PerRank
-from tracelens.thresholds import LARGE_MESSAGE_BYTES, NVLINK_GBPS, NVLINK_REACHED, SLOW_LINK_SHARE
+from tracelens.thresholds import LARGE_MESSAGE_BYTES, NVLINK_REACHED, SLOW_LINK_SHARE
 from tracelens.units import format_ns
 
 
@@ -28,7 +29,7 @@ class Link:
 
 def find_link(context: Context) -> Link | None:
     """The link by its large collectives; None if they or the GPU's NVLink speed are unknown."""
-    speed = next((v for k, v in NVLINK_GBPS.items() if k in (context.device or "")), None)
+    speed = nvlink_gbps(context.device)
     busbw = []
     for view in context.views:
         c = view.comm
@@ -45,25 +46,30 @@ def find_link(context: Context) -> Link | None:
 
 
 def exposed_of(context: Context, role: str) -> PerRank:
-    """Exposed transfer of a role, less what the slow link is charged for."""
+    """Exposed transfer of a role, less what the slow link is charged for; at most, if unknown."""
+    return _exposed(context, role, least=False)
+
+
+def sure_of(context: Context, role: str) -> PerRank:
+    """What of it is sure: the same, or the least that it can be where waiting is unknown."""
+    return _exposed(context, role, least=True)
+
+
+def _exposed(context: Context, role: str, *, least: bool) -> PerRank:
     link = find_link(context)
     masks = [getattr(r, role) for r in context.roles()]
-    return context.exposed_transfer(masks) * (1 - (link.excess if link else 0.0))
+    exposed = context.exposed_transfer(masks, least=least)
+    return exposed * (1 - (link.excess if link else 0.0))
 
 
-def sure_of(context: Context, exposed: PerRank) -> PerRank:
-    """What is sure to be lost: nothing where waiting could not be told from transfer."""
-    return exposed if context.waits is not None else exposed * 0.0
-
-
-def amount_text(context: Context, exposed: PerRank) -> str:
-    """How much is exposed, and whether waiting is in it."""
-    low = format_ns(float(exposed.min()))
+def amount_text(context: Context, role: str) -> str:
+    """How much of a role is exposed, and whether waiting is in it."""
+    exposed = exposed_of(context, role)
     if context.waits is not None:
-        return f"{low} a step of transfer has no compute beside it"
+        return f"{format_ns(float(exposed.min()))} a step of transfer has no compute beside it"
+    low = format_ns(float(sure_of(context, role).min()))
     high = format_ns(float(exposed.max()))
-    spread = low if low == high else f"{low} to {high} by rank"
     return (
-        f"at most {spread} a step has no compute beside it; waiting for other ranks is part of "
-        "that and cannot be told from it here"
+        f"{low} to {high} a step of transfer has no compute beside it: bounds, for waiting for "
+        "other ranks cannot be told from transfer here"
     )

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tracelens.detectors import proof
 from tracelens.detectors.context import Charge, Context, PerRank, charge
+from tracelens.detectors.stages import has_stages, uneven_stages
+from tracelens.detectors.work import from_tokens
 from tracelens.host import Cause
 from tracelens.matching import exposed_wait_of_rows
-from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE, OUTLIER_SHARE, STALLS
-from tracelens.trace import Int64s
+from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE, STALLS
 from tracelens.units import format_ns
 
 
@@ -70,6 +72,8 @@ def straggler_host(context: Context) -> Iterator[Charge]:
         ),
         remedy="look at that rank's host: cores pinned to it (numactl, --bind_cores_to_rank), other"
         " processes, CPU frequency, logging or saving on one rank only",
+        proof=proof.of_moments(context, "launch", ranks=(rank,), most=4)
+        + proof.of_waits(context, ranks=[v.rank for v in context.views if v.rank != rank], most=4),
     )
 
 
@@ -91,25 +95,46 @@ def uneven_work(context: Context) -> Iterator[Charge]:
 
     Cost: the extra kernel time, unless that rank's GPU idles for its host anyway, or another rank
     is later: then it is hidden and costs nothing. Kernels that run at once on several streams
-    slow each other: both together cost no more than the time in which any of them runs.
+    slow each other: this and straggler_compute cost no more than the time in which any runs.
     """
+    if has_stages(context):
+        yield from uneven_stages(context)
+        return
+    more, _ = _capped_differences(context)
+    yield from _uneven(context, "uneven_work", more, "more kernels, other kernels or other sizes")
+
+
+def straggler_compute(context: Context) -> Iterator[Charge]:
+    """Do the same kernels take longer on one rank than on the rest? Cost: as of uneven_work."""
+    _, slower = _capped_differences(context)
+    yield from _uneven(context, "straggler_compute", slower, "the same kernels, slower")
+
+
+def _capped_differences(context: Context) -> tuple[PerRank, PerRank]:
     more, slower = work_differences(context)
     compute = context.per_rank([v.breakdown.compute for v in context.views])
     room = np.maximum(compute - np.median(compute), 0.0)
     more = np.minimum(more, room)
-    slower = np.minimum(slower, room - np.maximum(more, 0.0))
-    yield from _uneven(context, "uneven_work", more, "more kernels, other kernels or other sizes")
-    yield from _uneven(context, "straggler_compute", slower, "the same kernels, slower")
+    return more, np.minimum(slower, room - np.maximum(more, 0.0))
+
+
+def _kernels_above(context: Context, at: int) -> dict[str, float]:
+    """Time of each kernel on one rank above the median rank's, ns a step."""
+    sums = [v.host.kernel_sums for v in context.views]
+    return {
+        name: spent - float(np.median([s.get(name, (0.0, 0.0))[1] for s in sums]))
+        for name, (_, spent) in sums[at].items()
+    }
 
 
 def _uneven(context: Context, id: str, above: PerRank, what: str) -> Iterator[Charge]:
     compute = context.per_rank([v.breakdown.compute for v in context.views])
     at = int(above.argmax())
-    if len(above) < 2 or above[at] < EXTRA_WORK_SHARE * float(np.median(compute)):
+    if len(above) < 2 or above[at] <= EXTRA_WORK_SHARE * float(np.median(compute)):
         return
     idle = context.idle(Cause.LAUNCH)
     cause = np.zeros(len(above))
-    cause[at] = max(float(above[at] - idle[at]), 0.0)
+    cause[at] = max(float(above[at] - idle[at] - from_tokens(context)[at]), 0.0)
     rank = context.views[at].rank
     hidden = "" if context.saving(cause) > 0 else "; hidden behind its idle GPU or a later rank"
     yield charge(
@@ -127,6 +152,7 @@ def _uneven(context: Context, id: str, above: PerRank, what: str) -> Iterator[Ch
         remedy="balance the batch (tokens, not samples) and the layers over ranks"
         if id == "uneven_work"
         else "check that GPU's clocks, temperature, power limit and neighbours (nvidia-smi -q)",
+        proof=proof.of_kernels(context, _kernels_above(context, at), at),
     )
 
 
@@ -153,61 +179,5 @@ def gpu_shared(context: Context) -> Iterator[Charge]:
             "lengths of collectives are not trusted as bandwidth here",
         ),
         remedy="find the other process (nvidia-smi) and record again",
+        proof=proof.of_moments(context, "stall"),
     )
-
-
-def slow_step_outlier(context: Context) -> Iterator[Charge]:
-    """Is one step much longer than the others, without a pause or a save that explains it?
-
-    Cost: its excess over the median step, spread over all steps.
-    """
-    rows = _common_steps(context)
-    if len(rows[0]) < 3:
-        return
-    pairs = list(zip(context.views, rows, strict=True))
-    walls = np.mean([v.breakdown.wall[r] for v, r in pairs], axis=0)
-    at, median = int(walls.argmax()), float(np.median(walls))
-    excess = float(walls[at]) - median
-    if excess < OUTLIER_SHARE * median:
-        return
-    parts = ("compute", "exposed_comm", "exposed_copy", "idle")
-    grown = {
-        p: float(np.mean([_excess(getattr(v.breakdown, p)[r], at) for v, r in pairs]))
-        for p in parts
-    }
-    pauses = context.per_rank(
-        [v.host.idle_ns[:, Cause.PAUSE] + v.host.save_ns for v in context.views]
-    ).max() * len(walls)
-    if pauses > 0.5 * excess:
-        return
-    number = int(context.views[0].steps.number[rows[0]][at])
-    most = max(grown, key=lambda p: grown[p])
-    yield charge(
-        context,
-        "slow_step_outlier",
-        f"Step {number} takes {format_ns(excess)} longer than the median step",
-        np.full(len(context.views), excess / len(walls)),
-        ranks=tuple(v.rank for v in context.views),
-        steps=(number,),
-        evidence=(
-            f"{format_ns(float(walls[at]))} against {format_ns(median)}; most of it is "
-            f"{most.replace('_', ' ')} (+{format_ns(grown[most])})",
-        ),
-        remedy="more compute in one step is a longer batch (pad or bucket by length); more idle "
-        "time is the host's: evaluation, logging, recompilation, a checkpoint",
-    )
-
-
-def _common_steps(context: Context) -> list[Int64s]:
-    """Rows of the whole steps that every rank has, by number; none where numbers repeat."""
-    numbers = [v.steps.number[v.whole] for v in context.views]
-    shared = set.intersection(*(set(n.tolist()) for n in numbers))
-    if any(len(set(n.tolist())) < len(n) for n in numbers):
-        shared = set()
-    return [
-        np.flatnonzero(v.whole & np.isin(v.steps.number, sorted(shared))) for v in context.views
-    ]
-
-
-def _excess(values: PerRank, at: int) -> float:
-    return float(values[at] - np.median(values))

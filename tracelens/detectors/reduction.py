@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tracelens.detectors import proof
 from tracelens.detectors.context import Charge, Context, PerRank, charge
+from tracelens.detectors.depth import depth1_reduce_stall
 from tracelens.detectors.exposure import amount_text, exposed_of, find_link, sure_of
+from tracelens.findings import Proof
 from tracelens.host import Cause
 from tracelens.infer.zero import by_micro_step
 from tracelens.intervals import clip_lengths
 from tracelens.thresholds import (
+    BROKEN_IDLE_SHARE,
+    BROKEN_OVERLAP,
     CONTENTION,
     FEW_REDUCTIONS,
     GOOD_REDUCTIONS,
     MANY_REDUCTIONS,
     OVERLAP_SYNC_NS,
 )
+from tracelens.trace import Bools
 from tracelens.units import format_bytes, format_count, format_ns
 
 
@@ -27,7 +34,7 @@ def gradient_reduction(context: Context) -> Iterator[Charge]:
 
     First by the setup, then reductions that another stage would not make.
     """
-    left = exposed_of(context, "reduction")
+    left = sure_of(context, "reduction")
     for c in _by_setup(context):
         yield c
         if not c.of_launch:
@@ -36,64 +43,148 @@ def gradient_reduction(context: Context) -> Iterator[Charge]:
     yield from _every_micro_step(context, left)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the rules for the reduction share: rows, how many a pass, what is exposed, and proof."""
+
+    masks: list[Bools]
+    count: float
+    exposed: PerRank
+    hideable: PerRank
+    evidence: tuple[str, ...]
+    proof: tuple[Proof, ...]
+
+
+def _look(context: Context) -> _Seen:
+    masks = [r.reduction for r in context.roles()]
+    exposed, count = exposed_of(context, "reduction"), reductions_per_pass(context)
+    return _Seen(
+        masks,
+        count,
+        exposed,
+        _hideable(context, sure_of(context, "reduction")),
+        (f"reductions in a backward pass: {count:g}; {amount_text(context, 'reduction')}",),
+        proof.of_rows(context, masks),
+    )
+
+
 def _by_setup(context: Context) -> Iterator[Charge]:
     """The remedy by the setup.
 
-    One of overlap_off, bucket_too_large, bucket_too_small or, where none of them explains it,
-    exposed_gradient_reduction. Cost: the exposed transfer that the remedy would hide, less
-    `CONTENTION`, and less `OVERLAP_SYNC_NS` for switching overlap_comm on; for many small buckets
-    the host's work for them where the GPU waits for its host.
+    One of overlap_off, bucket_too_large, bucket_too_small, overlap_broken or, where none of them
+    explains it, exposed_gradient_reduction, which depth1_reduce_stall may go before. Cost: the
+    exposed transfer that the remedy would hide, less `CONTENTION`, and less `OVERLAP_SYNC_NS` for
+    switching overlap_comm on; for many small buckets the host's work for them where the GPU waits
+    for its host.
     """
-    exposed = exposed_of(context, "reduction")
-    count = _reductions(context)
+    seen = _look(context)
     stage = context.setup["zero_stage"]
     zero = stage.value in (1, 2) or (stage.value is None and set(stage.candidates) == {1, 2})
     overlap = context.setup.value("overlap_comm")
-    seen = (f"reductions in a backward pass: {count:g}; {amount_text(context, exposed)}",)
-    hideable = sure_of(context, _hideable(context, exposed))
-
-    def evidence(key: str) -> tuple[str, ...]:
-        return context.setup[key].evidence
-
-    if zero and overlap is True and count > MANY_REDUCTIONS:
-        yield from _too_small(context, count)
-    elif exposed.max() <= 0:
+    if zero and overlap is True and seen.count > MANY_REDUCTIONS:
+        yield from _too_small(context, seen.count)
+    elif seen.exposed.max() <= 0:
         return
     elif zero and overlap is False:
-        yield charge(
-            context,
-            "overlap_off",
-            "Gradients are reduced with nothing beside them: overlap_comm is off",
-            np.maximum(hideable - OVERLAP_SYNC_NS, 0.0),
-            ranks=tuple(v.rank for v in context.views),
-            evidence=(*_as_it_is(context, OVERLAP_SYNC_NS), *seen, *evidence("overlap_comm")),
-            remedy="overlap_comm: true (needs a second bucket buffer; not with pipelines)",
-            config={"zero_optimization.overlap_comm": True},
-        )
-    elif zero and overlap is True and 0 < count <= FEW_REDUCTIONS:
-        size = _good_bucket(context)
-        yield charge(
-            context,
-            "bucket_too_large",
-            "overlap_comm has little to overlap: few and large reductions",
-            hideable,
-            ranks=tuple(v.rank for v in context.views),
-            evidence=(*_as_it_is(context), *seen, *evidence("reduce_bucket_size")),
-            remedy=f"reduce_bucket_size about {format_count(size)} elements: "
-            f"{GOOD_REDUCTIONS} buckets a pass, of which only the last stays exposed",
-            config={"zero_optimization.reduce_bucket_size": size},
-        )
-    elif exposed.min() > 0:
-        yield charge(
-            context,
-            "exposed_gradient_reduction",
-            "Gradient reduction is exposed, {cost} a step",
-            sure_of(context, exposed),
-            ranks=tuple(v.rank for v in context.views),
-            evidence=seen,
-            remedy="overlap it with the backward pass (ZeRO-1 or 2 with overlap_comm, DDP, ZeRO-3 "
-            "with overlap_comm), or give the pass more compute per gradient (micro-batch)",
-        )
+        yield _overlap_off(context, seen)
+    elif zero and overlap is True and 0 < seen.count <= FEW_REDUCTIONS:
+        yield _too_large(context, seen)
+    elif zero and overlap is True and _nothing_hidden(context, seen):
+        yield _overlap_broken(context, seen)
+    elif seen.exposed.min() > 0:
+        if zero and overlap is True:
+            for c in depth1_reduce_stall(context, seen.masks):
+                yield c
+                seen = replace(seen, exposed=np.maximum(seen.exposed - c.cause, 0.0))
+                context = replace(context, explained=context.explained + c.cause)
+        yield _exposed(context, seen)
+
+
+def _overlap_off(context: Context, seen: _Seen) -> Charge:
+    return charge(
+        context,
+        "overlap_off",
+        "Gradients are reduced with nothing beside them: overlap_comm is off",
+        np.maximum(seen.hideable - OVERLAP_SYNC_NS, 0.0),
+        ranks=tuple(v.rank for v in context.views),
+        evidence=(
+            *_as_it_is(context, OVERLAP_SYNC_NS),
+            *seen.evidence,
+            *context.setup["overlap_comm"].evidence,
+        ),
+        remedy="overlap_comm: true (needs a second bucket buffer; not with pipelines)",
+        config={"zero_optimization.overlap_comm": True},
+        proof=seen.proof,
+    )
+
+
+def _too_large(context: Context, seen: _Seen) -> Charge:
+    size = _good_bucket(context)
+    bucket, whole = context.setup.value("reduce_bucket_size"), GOOD_REDUCTIONS * size
+    holds_all = isinstance(bucket, int) and 0 < whole <= bucket
+    return charge(
+        context,
+        "bucket_too_large",
+        "overlap_comm has little to overlap: few and large reductions",
+        seen.hideable,
+        ranks=tuple(v.rank for v in context.views),
+        evidence=(
+            *_as_it_is(context),
+            *seen.evidence,
+            *context.setup["reduce_bucket_size"].evidence,
+            *(
+                (
+                    f"one bucket holds all {format_count(whole)} gradients: it is not full "
+                    "before the pass ends, so nothing can be overlapped",
+                )
+                if holds_all
+                else ()
+            ),
+        ),
+        remedy=f"reduce_bucket_size about {format_count(size)} elements: "
+        f"{GOOD_REDUCTIONS} buckets a pass, of which only the last stays exposed",
+        config={"zero_optimization.reduce_bucket_size": size},
+        proof=seen.proof,
+    )
+
+
+def _nothing_hidden(context: Context, seen: _Seen) -> bool:
+    """Whether no reduction runs beside compute although the host is ahead of the GPU."""
+    if context.waits is None:
+        return False
+    idle = context.idle(Cause.LAUNCH).max()
+    hidden = context.transfer(seen.masks) - context.exposed_transfer(seen.masks)
+    ahead = idle < BROKEN_IDLE_SHARE * context.step_ns
+    return bool(ahead and hidden.sum() < BROKEN_OVERLAP * context.transfer(seen.masks).sum())
+
+
+def _overlap_broken(context: Context, seen: _Seen) -> Charge:
+    return charge(
+        context,
+        "overlap_broken",
+        "overlap_comm is on and overlaps nothing: compute and reductions alternate",
+        seen.hideable,
+        ranks=tuple(v.rank for v in context.views),
+        evidence=(*seen.evidence, *context.setup["overlap_comm"].evidence),
+        remedy="if you run DeepSpeed 0.17.5 to 0.18.4: upgrade to 0.18.5 or later; these versions "
+        "make the streams wait for each other at each bucket (pull request 7371; undone by 7805). "
+        "Else set contiguous_gradients true, and remove the whole comms_logger key",
+        proof=seen.proof,
+    )
+
+
+def _exposed(context: Context, seen: _Seen) -> Charge:
+    return charge(
+        context,
+        "exposed_gradient_reduction",
+        "Gradient reduction is exposed, {cost} a step",
+        np.minimum(seen.exposed, sure_of(context, "reduction")),
+        ranks=tuple(v.rank for v in context.views),
+        evidence=seen.evidence,
+        remedy="overlap it with the backward pass (ZeRO-1 or 2 with overlap_comm, DDP, ZeRO-3 "
+        "with overlap_comm), or give the pass more compute per gradient (micro-batch)",
+        proof=seen.proof,
+    )
 
 
 def _every_micro_step(context: Context, left: PerRank) -> Iterator[Charge]:
@@ -112,6 +203,7 @@ def _every_micro_step(context: Context, left: PerRank) -> Iterator[Charge]:
         return
     whole = context.exposed_transfer([r.reduction for _, r, _ in pairs])
     share = context.exposed_transfer(rows) / np.maximum(whole, 1.0)
+    stays = float((context.exposed_transfer(rows, least=True)).min())
     view = context.views[0]
     moved = float(np.maximum(view.comm.bytes[rows[0]], 0).sum()) / max(view.facts.n_steps, 1)
     passes = f"{view.facts.n_passes:g}"
@@ -119,15 +211,31 @@ def _every_micro_step(context: Context, left: PerRank) -> Iterator[Charge]:
         context,
         "zero2_reduces_every_microstep",
         f"ZeRO-2 reduces all gradients in each of {passes} micro-steps, {{cost}} a step",
-        sure_of(context, left * np.minimum(share, 1.0)),
+        left * np.minimum(share, 1.0),
         ranks=tuple(v.rank for v in context.views),
         evidence=(
             f"{format_bytes(moved)} a step are reduced before the last of {passes} micro-steps",
             f"{100 * float(np.minimum(share, 1.0).mean()):.0f}% of the exposed reduction is theirs",
+            *_against_zero3(view.facts.n_passes),
+            *(_if_it_stays(stays) if _is_slow(context) else ()),
         ),
         remedy="stage 1 reduces once a step and keeps whole gradients in memory; or fewer and "
         "larger micro-steps",
         config={"zero_optimization.stage": 1},
+        proof=proof.of_rows(context, rows),
+    )
+
+
+def _against_zero3(passes: float) -> tuple[str, ...]:
+    """What stages move a step, in parameters over the bus (2 for an all-reduce of all, 1 else).
+
+    ZeRO-3 that keeps parameters gathered between passes (stage3_max_live_parameters) gathers them
+    once a pass, else twice.
+    """
+    zero2, least, most = 2 * passes + 1, 2 * passes, 3 * passes
+    return (
+        f"a step moves each parameter {zero2:g} times over the bus; in ZeRO-1 3 times, in ZeRO-3 "
+        f"{least:g} times where it keeps parameters gathered and {most:g} where not",
     )
 
 
@@ -136,8 +244,10 @@ def _too_small(context: Context, count: float) -> Iterator[Charge]:
     extra = np.array([v.host.hook_extra_ns for v in context.views])
     per_step = np.array([v.host.hook_reductions / max(len(v.steps), 1) for v in context.views])
     cause = extra * np.maximum(per_step * (1 - GOOD_REDUCTIONS / count), 0)
-    # a host that is ahead of its GPU has that time to spare
-    cause = np.minimum(cause, context.idle(Cause.LAUNCH))
+    # a host that is ahead of its GPU in the pass has that time to spare; what a rank waits for
+    # others may hide that, so where waiting is unknown any idle time for its host counts
+    room = context.per_rank([v.host.backward_launch_ns for v in context.views])
+    cause = np.minimum(cause, room if context.waits is not None else context.idle(Cause.LAUNCH))
     size = _good_bucket(context)
     yield charge(
         context,
@@ -150,10 +260,27 @@ def _too_small(context: Context, count: float) -> Iterator[Charge]:
             f"a gradient hook that reduces a bucket takes {format_ns(float(np.median(extra)))} "
             "longer on the host than one that does not",
             f"{per_step.mean():g} hooks a step reduce",
+            *_is_auto(context),
         ),
-        remedy=f"reduce_bucket_size about {format_count(size)} elements ({GOOD_REDUCTIONS} a pass);"
-        ' Hugging Face\'s "auto" sets hidden_size squared, smaller than most weights',
+        remedy=f"reduce_bucket_size about {format_count(size)} elements ({GOOD_REDUCTIONS} a pass) "
+        'as a number: Hugging Face\'s "auto" sets hidden_size squared, smaller than most weights',
         config={"zero_optimization.reduce_bucket_size": size},
+        proof=proof.of_moments(context, "hook"),
+    )
+
+
+def _is_auto(context: Context) -> tuple[str, ...]:
+    """Whether the bucket is what Hugging Face puts for "auto": hidden_size squared."""
+    bucket = context.setup.value("reduce_bucket_size")
+    if not isinstance(bucket, int) or isinstance(bucket, bool) or bucket < 1:
+        return ()
+    hidden = math.isqrt(bucket)
+    weights = set().union(*(v.facts.weights for v in context.views))
+    if hidden * hidden != bucket or bucket not in weights or max(weights) <= bucket:
+        return ()
+    return (
+        f"the bucket has {hidden:,} x {hidden:,} elements, a square weight's size, as Hugging Face "
+        'puts for "auto"; every larger weight is a message of its own',
     )
 
 
@@ -187,17 +314,24 @@ def _hideable(context: Context, exposed: PerRank) -> PerRank:
 
 def _as_it_is(context: Context, less_ns: float = 0.0) -> tuple[str, ...]:
     """What the remedy gives where a slow link stays: said beside the cost, which the link has."""
-    link = find_link(context)
-    if link is None or not link.slow:
+    if not _is_slow(context):
         return ()
-    whole = context.exposed_transfer([r.reduction for r in context.roles()])
-    saved = float((sure_of(context, _hideable(context, whole)) - less_ns).min())
+    whole = context.exposed_transfer([r.reduction for r in context.roles()], least=True)
+    return _if_it_stays(float((_hideable(context, whole) - less_ns).min()))
+
+
+def _is_slow(context: Context) -> bool:
+    link = find_link(context)
+    return link is not None and link.slow
+
+
+def _if_it_stays(saved: float) -> tuple[str, ...]:
     if saved <= 0:
         return ()
     return (f"the slow link has its cost; if it stays, this saves up to {format_ns(saved)} a step",)
 
 
-def _reductions(context: Context) -> float:
+def reductions_per_pass(context: Context) -> float:
     """Reductions of gradients per backward pass, mean over ranks."""
     counts = []
     for view, roles in zip(context.views, context.roles(), strict=True):

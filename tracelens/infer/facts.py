@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from tracelens.classify import Op, is_compute
@@ -263,14 +262,14 @@ def _operands(trace: Trace) -> tuple[dict[str, int], frozenset[int], frozenset[s
     weights: set[int] = set()
     on = np.isin(s.name[shapes.row], products)
     for code, count in zip(*np.unique(shapes.types[on], return_counts=True), strict=True):
-        names = msgspec.json.decode(trace.strings[code]) if code >= 0 else []
+        names = trace.listed(code)
         tensor = [str(n) for n in names if "::" in str(n) or n in ("float", "double")]
         if tensor:
             types[tensor[-1]] += int(count)
     sized = on | np.isin(s.name[shapes.row], trace.names_where(["aten::linear", "aten::embedding"]))
     for code in np.unique(shapes.dims[sized]).tolist():
-        for dims in msgspec.json.decode(trace.strings[code]) if code >= 0 else []:
-            if len(dims) == 2 and all(isinstance(d, int) for d in dims):
+        for dims in trace.listed(code):
+            if isinstance(dims, list) and len(dims) == 2 and all(isinstance(d, int) for d in dims):
                 weights.add(dims[0] * dims[1])
     sizes = {trace.strings[i] for i in np.unique(shapes.dims[on]).tolist() if i >= 0}
     return dict(types), frozenset(weights), frozenset(sizes)

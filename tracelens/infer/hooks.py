@@ -17,7 +17,7 @@ from tracelens.steps import ACCUMULATE, EVALUATE, forward_marks
 from tracelens.thresholds import MIN_BUCKET_NELEMS
 from tracelens.trace import Int64s, Kind, Trace
 
-_SIZE = re.compile(r'^\s*\[\s*"\[(\d+)\]"\s*,\s*"(\d*)"')
+_SIZE = re.compile(r'^\s*\[\s*"\[(\d{1,18})\]"\s*,\s*"(\d{0,18})"')
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,14 @@ def _stack(facts: RankFacts, text: str) -> bool:
 
 def _one_or_two(facts: RankFacts, roles: Roles, accumulation: int | None) -> Inference:
     """ZeRO-1 or ZeRO-2, by whichever difference this trace shows."""
+    if roles.p2p.any() and not _has_bucket_or_flag(facts, roles):
+        why = (
+            "parameters are gathered after the optimizer, and neither a bucket nor an overflow "
+            "flag was recorded: BF16_Optimizer, which partitions the optimizer's state as ZeRO-1 "
+            "does and which DeepSpeed's pipelines use at stage 0 too",
+            "would decide: the ds_config",
+        )
+        return Inference("zero_stage", None, (0, 1), STRUCTURAL, why)
     for test in (_by_frames, _by_accumulation, _by_hooks, _by_epilogue):
         found = test(facts, roles, accumulation)
         if found:
@@ -100,6 +108,18 @@ def _one_or_two(facts: RankFacts, roles: Roles, accumulation: int | None) -> Inf
         "with_stack=True",
     )
     return Inference("zero_stage", None, (1, 2), CERTAIN, texts)
+
+
+def _has_bucket_or_flag(facts: RankFacts, roles: Roles) -> bool:
+    """Whether ZeRO's own optimizer shows: its bucket, or its overflow flag (one byte, MAX).
+
+    With a pipeline and bf16, stage 0 gets BF16_Optimizer (0.19.8 runtime/engine.py,
+    _do_optimizer_sanity_check), which has neither.
+    """
+    c = facts.comm
+    flags = roles.scalar & (c.kind == Op.ALL_REDUCE) & (c.dtype >= 0)
+    dtypes = {c.dtypes[i] for i in np.unique(c.dtype[flags])}
+    return bool(facts.allocations or facts.hook_copies or "u8" in dtypes)
 
 
 _Verdict = tuple[int, float, str] | None

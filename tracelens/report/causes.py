@@ -20,6 +20,7 @@ from tracelens.units import NS_PER_MS, format_ns
 if TYPE_CHECKING:
     from tracelens.analysis import Analysis
     from tracelens.findings import Finding
+    from tracelens.frames import Floats
 
 TITLE = "What slows the step"
 #: Over the findings that are information only.
@@ -177,14 +178,19 @@ def first_cause(analysis: Analysis) -> str:
     return f"Largest cause: {title} ({told})."
 
 
+def idle_by_cause(analysis: Analysis) -> Floats:
+    """Idle GPU time by `Cause`, ns: mean over counted steps and ranks, float64 (len(Cause),)."""
+    uses = counted_steps(analysis)
+    table = np.concatenate([r.host.idle_ns[u] for r, u in zip(analysis.ranks, uses, strict=True)])
+    return table.mean(axis=0) if len(table) else np.zeros(len(Cause))
+
+
 def idle_sentence(analysis: Analysis) -> str:
     """What the host does while the GPU is idle; empty where it never is."""
     s = analysis.summary
     if not s.idle:
         return ""
-    uses = counted_steps(analysis)
-    table = np.concatenate([r.host.idle_ns[u] for r, u in zip(analysis.ranks, uses, strict=True)])
-    mean = table.mean(axis=0)
+    mean = idle_by_cause(analysis)
     order = [c for c in sorted(Cause, key=lambda c: -mean[c]) if mean[c] >= 0.005 * s.idle]
     parts = [f"for {duration(float(mean[c]))} {_IDLE[c.name]}" for c in order]
     share = percent(s.idle, s.wall)

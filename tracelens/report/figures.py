@@ -42,7 +42,8 @@ def text_of(name: str, width: int = _NAME_WIDTH) -> str:
     return escape(shorten(name, width), quote=False)
 
 
-def _layout(fig: go.Figure, height: int, x_title: str) -> go.Figure:
+def lay_out(fig: go.Figure, height: int, x_title: str) -> go.Figure:
+    """Give a figure of horizontal bars the look of all figures."""
     fig.update_layout(
         template="none",
         barmode="stack",
@@ -54,7 +55,12 @@ def _layout(fig: go.Figure, height: int, x_title: str) -> go.Figure:
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
         margin={"l": 10, "r": 16, "t": 48, "b": 48},
         hoverlabel={"align": "left", "font": {"family": "system-ui, sans-serif"}},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "remove": ["select2d", "lasso2d"]},
+        modebar={
+            "bgcolor": "rgba(0,0,0,0)",
+            "color": INK,
+            "activecolor": PARTS["compute"],
+            "remove": ["select2d", "lasso2d"],
+        },
         uniformtext={"minsize": 10, "mode": "hide"},
     )
     fig.update_xaxes(
@@ -76,19 +82,28 @@ def _layout(fig: go.Figure, height: int, x_title: str) -> go.Figure:
     return fig
 
 
-def _height(bars: int) -> int:
+def height_of(bars: int) -> int:
+    """Height in pixels of so many horizontal bars."""
     return int(min(1400, 110 + 30 * max(bars, 2)))
 
 
 def step_breakdown_figure(analysis: Analysis) -> go.Figure:
     """Where each step's time went: a stacked bar a rank and step, or a rank where there are many.
 
-    The bars add up to the step's wall time. Compute is shown in two parts: alone, and with
-    communication hidden beside it.
+    See `step_bars`.
     """
     rows = [row for r in analysis.ranks for row in tables.step_rows(r)]
     if len(rows) > MAX_BARS:
         rows = list(tables.rank_rows(analysis))
+    return step_bars(rows)
+
+
+def step_bars(rows: Sequence[BreakdownRow]) -> go.Figure:
+    """A stacked bar a row, which adds up to its wall time.
+
+    Compute is shown in two parts: alone, and with communication hidden beside it. Each bar carries
+    its (rank, step) as custom data.
+    """
     labels = [_bar_label(r) for r in rows]
     fig = go.Figure()
     for name, title, color in _SEGMENTS:
@@ -105,10 +120,11 @@ def step_breakdown_figure(analysis: Analysis) -> go.Figure:
             textposition="inside",
             insidetextanchor="middle",
             textangle=0,
+            customdata=[[r.rank, r.step] for r in rows],
             hovertext=[_hover(r, title, v) for r, v in zip(rows, values, strict=True)],
             hovertemplate="%{hovertext}<extra></extra>",
         )
-    return _layout(fig, _height(len(rows)), "ms")
+    return lay_out(fig, height_of(len(rows)), "ms")
 
 
 def _bar_label(row: BreakdownRow) -> str:
@@ -157,7 +173,7 @@ def overlap_figure(analysis: Analysis) -> go.Figure:
             hovertext=hover,
             hovertemplate="%{hovertext}<extra></extra>",
         )
-    return _layout(fig, _height(len(sums)), "ms per step and rank")
+    return lay_out(fig, height_of(len(sums)), "ms per step and rank")
 
 
 def timeline_figure(timeline: Timeline) -> go.Figure:
@@ -175,7 +191,7 @@ def timeline_figure(timeline: Timeline) -> go.Figure:
         marks = [m for m in timeline.marks if m.kind == kind]
         if marks:
             _add_marks(fig, marks, color, timeline)
-    _layout(fig, 150 + 44 * max(3, len(timeline.lanes)), "ms since the step's first GPU work")
+    lay_out(fig, 150 + 44 * max(3, len(timeline.lanes)), "ms since the step's first GPU work")
     fig.update_layout(
         barmode="overlay",
         bargap=0.2,

@@ -6,9 +6,11 @@ import os
 
 from tracelens.errors import InputError
 
+_TEXT = ("utf-8", "backslashreplace")
 
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file through a temporary one beside it; an existing file survives a failure.
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file through a temporary one beside it; an existing one survives a failure.
 
     Raises
     ------
@@ -22,8 +24,8 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
         os.path.dirname(target), f".{os.path.basename(target)}.{os.getpid()}.tmp"
     )
     try:
-        with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as f:
-            f.write(text)
+        with open(temporary, "xb") as f:
+            f.write(content if isinstance(content, bytes) else content.encode(*_TEXT))
         os.replace(temporary, target)
     except OSError as e:
         raise InputError(

@@ -193,6 +193,6 @@ def _input(analysis: Analysis) -> str:
     dropped = sum(r.stats.events_dropped for r in analysis.ranks)
     if dropped:
         lines.append(f"{format_count(dropped)} events could not be used.")
-    lines += [n.text for n in analysis.notes]
+    lines += tables.note_lines(analysis)
     items = "".join(f"<li>{escape(clean(line))}</li>" for line in lines)
     return _section("About the input", f'<ul class="notes">{items}</ul>')

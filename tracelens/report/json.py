@@ -10,13 +10,18 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tracelens.frames import BREAKDOWN
+from tracelens.host import Cause
+from tracelens.infer.declared import declared
+from tracelens.report.causes import idle_by_cause
 from tracelens.report.tables import COMPUTE_SPLIT, compute_split, exposed_wait
+from tracelens.report.verdict import verdict
 from tracelens.units import ns_to_ms
 
 if TYPE_CHECKING:
     from tracelens.analysis import Analysis, RankAnalysis
     from tracelens.collectives import CollectiveSummary
     from tracelens.findings import Finding
+    from tracelens.fits import Fit
     from tracelens.infer.result import Inference
 
 FORMAT = 1
@@ -37,13 +42,20 @@ def to_json(analysis: Analysis) -> dict[str, object]:
     return {
         "format": FORMAT,
         "run": _run(analysis),
-        "setup": {key: _inference(i) for key, i in analysis.setup.items()},
+        "verdict": list(verdict(analysis)),
+        "setup": _setup(analysis),
         "steps": [row for r in analysis.ranks for row in _steps(r)],
         "summary": _summary(analysis),
+        "bounds": _bounds(analysis),
         "compute": _compute(analysis),
+        "idle": _idle(analysis),
         "collectives": [_collective(c) for c in analysis.collective_rows],
+        "fits": [_fit(f) for f in analysis.fits],
         "findings": [_finding(f) for f in analysis.finding_rows],
         "detectors": [asdict(v) for v in analysis.verdicts],
+        "manifest": _manifest(analysis),
+        "ds_config": _ds_config(analysis),
+        "efficiency": _efficiency(analysis),
         "import": {
             "events_read": sum(r.stats.events_read for r in analysis.ranks),
             "events_dropped": sum(r.stats.events_dropped for r in analysis.ranks),
@@ -76,6 +88,56 @@ def _run(analysis: Analysis) -> dict[str, object]:
     }
 
 
+def _manifest(analysis: Analysis) -> dict[str, object] | None:
+    manifest = analysis.manifest
+    if manifest is None:
+        return None
+    return {
+        "ranks": [r.rank for r in manifest.ranks],
+        "world_size": manifest.world_size,
+        "launcher": manifest.launcher,
+        "level": manifest.level,
+        "versions": dict(manifest.versions),
+        "unprofiled_step_ms": _round(manifest.unprofiled_step_ms),
+        "profiled_step_ms": _round(manifest.profiled_step_ms),
+    }
+
+
+def _efficiency(analysis: Analysis) -> dict[str, object] | None:
+    e = analysis.efficiency
+    if e is None or analysis.manifest is None:
+        return None
+    modules = [r.flops.modules for r in analysis.manifest.ranks if r.flops]
+    return {
+        "model_flops": round(e.model_flops),
+        "hardware_flops": round(e.hardware_flops),
+        "step_ms": _round(e.step_ms),
+        "step_source": e.step_source,
+        "tflops": _round(e.tflops, 3),
+        "peak_tflops": e.peak_tflops,
+        "mfu": _round(e.mfu),
+        "hfu": _round(e.hfu),
+        "precision": e.precision,
+        "source": e.source,
+        "ranks": list(e.ranks),
+        "notes": list(e.notes),
+        "modules": [asdict(m) for m in modules[0]] if modules else [],
+    }
+
+
+def _ds_config(analysis: Analysis) -> dict[str, object] | None:
+    config = analysis.ds_config
+    return None if config is None else {"source": config.source, "values": dict(config.values)}
+
+
+def _setup(analysis: Analysis) -> dict[str, dict[str, object]]:
+    """What was inferred, and beside it what the configuration says for sure."""
+    rows = {key: _inference(i) for key, i in analysis.setup.items()}
+    for said in declared(analysis.ds_config, analysis.setup) if analysis.ds_config else ():
+        rows[said.seen.key] |= {"given": said.value, "contradicted": bool(said.shown)}
+    return rows
+
+
 def _inference(i: Inference) -> dict[str, object]:
     row: dict[str, object] = {
         "value": i.value,
@@ -94,6 +156,7 @@ def _steps(r: RankAnalysis) -> list[dict[str, object]]:
             "rank": r.rank,
             "step": int(r.steps.number[k]),
             "complete": bool(r.steps.complete[k]),
+            "start_ms": _ms(int(r.steps.start_ns[k]) - r.first_ns),
             **{f"{name}_ms": _ms(int(getattr(r.breakdown, name)[k])) for name in BREAKDOWN},
             "exposed_wait_ms": _ms(wait[k]),
             "exposed_transfer_ms": _ms(transfer[k]),
@@ -115,10 +178,28 @@ def _summary(analysis: Analysis) -> dict[str, object]:
     }
 
 
+def _bounds(analysis: Analysis) -> dict[str, object] | None:
+    """What is sure of waiting and transfer where they cannot be told apart."""
+    if analysis.wait_bounds is None:
+        return None
+    low, high = analysis.wait_bounds
+    exposed = analysis.summary.exposed_comm
+    return {
+        "exposed_wait_ms": [_ms(low), _ms(high)],
+        "exposed_transfer_ms": [_ms(exposed - high), _ms(exposed - low)],
+    }
+
+
 def _compute(analysis: Analysis) -> dict[str, object]:
     """Summed length of each kind of GPU work per step: concurrent kernels count each."""
     split = compute_split(analysis)
     return {f"{name}_ms": _ms(split[name]) for name in COMPUTE_SPLIT}
+
+
+def _idle(analysis: Analysis) -> dict[str, object]:
+    """Idle GPU time per step by what the host was doing; adds up to the idle time."""
+    mean = idle_by_cause(analysis)
+    return {f"{cause.name.lower()}_ms": _ms(float(mean[cause])) for cause in Cause}
 
 
 def _finding(f: Finding) -> dict[str, object]:
@@ -132,6 +213,7 @@ def _finding(f: Finding) -> dict[str, object]:
         "evidence": list(f.evidence),
         "remedy": f.remedy,
         "config": None if f.config is None else dict(f.config),
+        "proof": [asdict(p) for p in f.proof],
     }
 
 
@@ -151,3 +233,7 @@ def _collective(c: CollectiveSummary) -> dict[str, object]:
         "algbw_gbps": _round(c.algbw_gbps),
         "busbw_gbps": _round(c.busbw_gbps),
     }
+
+
+def _fit(f: Fit) -> dict[str, object]:
+    return {k: _round(v) if isinstance(v, float) else v for k, v in asdict(f).items()}

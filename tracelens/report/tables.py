@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ _SHARED_NOTE = "Another process used the GPU: lengths and bandwidths are not the
 
 #: More ranks than this are shown as the shortest, median and longest.
 MAX_RANKS = 8
+#: Notes of one kind that are spelled out.
+MAX_NOTES = 5
 #: More rows (ranks times steps) than this are shown as one mean row a rank.
 MAX_STEP_ROWS = 16
 
@@ -147,6 +150,20 @@ def shown_ranks(rows: Sequence[BreakdownRow]) -> tuple[tuple[BreakdownRow, ...],
         return tuple(rows), False
     order = sorted(rows, key=lambda r: (r.wall, r.rank or 0))
     return (order[0], order[len(order) // 2], order[-1]), True
+
+
+def note_lines(analysis: Analysis) -> list[str]:
+    """What to know about the input: the first notes of each kind, and how many more there are."""
+    seen: Counter[str] = Counter()
+    lines = []
+    of = Counter(n.code for n in analysis.notes)
+    for n in analysis.notes:
+        seen[n.code] += 1
+        if seen[n.code] <= MAX_NOTES:
+            lines.append(clean(n.text))
+        elif seen[n.code] == of[n.code]:
+            lines.append(f"and {of[n.code] - MAX_NOTES} more like this")
+    return lines
 
 
 def exposed_wait(r: RankAnalysis) -> tuple[list[int | None], list[int | None]]:

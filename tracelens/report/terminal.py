@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from rich.text import Text
 from tracelens.report import causes, tables
 from tracelens.report.grid import Column, grid
 from tracelens.report.palette import ASCII_BLOCKS, BLOCKS, TERMINAL
+from tracelens.report.printing import print_report, put, section, to_text
 from tracelens.report.tables import PARTS, BreakdownRow, SetupRow
 from tracelens.report.terminal_causes import draw_causes
 from tracelens.report.text import clean, digits_for, ms_cell, number, percent, plural, ranges, rate
@@ -45,9 +45,7 @@ def render_text(analysis: Analysis, width: int = 100) -> str:
     str
         Lines without colour codes and without trailing blanks.
     """
-    out = io.StringIO()
-    render(analysis, Console(file=out, width=width, color_system=None, force_terminal=False))
-    return out.getvalue()
+    return to_text(lambda console: _render(analysis, console), width)
 
 
 def render(analysis: Analysis, console: Console) -> None:
@@ -59,41 +57,20 @@ def render(analysis: Analysis, console: Console) -> None:
     console : rich.console.Console
         Its width decides which columns are shown, its encoding which characters.
     """
-    with console.capture() as got:
-        _render(analysis, console)
-    # names may hold what the output cannot encode; a closed pipe is the caller's to handle, so the
-    # text is not written by rich, which would end the program
-    encoding = console.encoding or "utf-8"
-    text = got.get().encode(encoding, "replace").decode(encoding)
-    if not console.is_terminal:
-        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-    console.file.write(text)
+    print_report(lambda c: _render(analysis, c), console)
 
 
 def _render(analysis: Analysis, console: Console) -> None:
     width = console.width
     ascii_only = console.options.ascii_only
-    _print(console, _title(analysis))
-    _print(console, _verdict(analysis))
-    _section(console, causes.TITLE, draw_causes(analysis, width))
-    _section(console, "Setup", _setup(analysis, width, ascii_only))
-    _section(console, "Where each step went (ms)", _breakdown(analysis, width, ascii_only))
-    _section(
-        console, "Communication (per step and rank)", _collectives(analysis, width, ascii_only)
-    )
-    _section(console, "GPU work by kind (per step and rank)", _split(analysis, width, ascii_only))
-    _section(console, "About the input", _notes(analysis))
-
-
-def _section(console: Console, title: str, body: RenderableType | None) -> None:
-    if body is not None:
-        _print(console, Text(f"\n{title}", style="bold"))
-        _print(console, body)
-
-
-def _print(console: Console, body: RenderableType) -> None:
-    """Print as it is: names in a trace are not markup."""
-    console.print(body, markup=False, highlight=False, emoji=False)
+    put(console, _title(analysis))
+    put(console, _verdict(analysis))
+    section(console, causes.TITLE, draw_causes(analysis, width))
+    section(console, "Setup", _setup(analysis, width, ascii_only))
+    section(console, "Where each step went (ms)", _breakdown(analysis, width, ascii_only))
+    section(console, "Communication (per step and rank)", _collectives(analysis, width, ascii_only))
+    section(console, "GPU work by kind (per step and rank)", _split(analysis, width, ascii_only))
+    section(console, "About the input", _notes(analysis))
 
 
 def _title(analysis: Analysis) -> Text:
@@ -345,7 +322,7 @@ def _notes(analysis: Analysis) -> RenderableType:
     dropped = sum(r.stats.events_dropped for r in analysis.ranks)
     if dropped:
         lines.append(f"{format_count(dropped)} events could not be used.")
-    lines += [clean(n.text) for n in analysis.notes]
+    lines += tables.note_lines(analysis)
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(width=1)
     table.add_column(overflow="fold")

@@ -11,7 +11,8 @@ from tracelens.infer.result import STRUCTURAL
 from tracelens.report.causes import first_cause, idle_sentence
 from tracelens.report.hidden import overlap_sentence
 from tracelens.report.tables import PARTS, counted_steps, rank_rows, where
-from tracelens.report.text import clean, duration, listing, percent, plural, ranges
+from tracelens.report.text import clean, duration, listing, number, percent, plural, ranges
+from tracelens.units import NS_PER_MS
 
 if TYPE_CHECKING:
     from tracelens.analysis import Analysis
@@ -52,8 +53,37 @@ def verdict(analysis: Analysis) -> tuple[str, ...]:
         _exposed(analysis),
         overlap_sentence(analysis),
         idle_sentence(analysis),
+        _recording(analysis),
+        _efficiency(analysis),
     )
     return tuple(s for s in sentences if s)
+
+
+def _recording(analysis: Analysis) -> str:
+    """What recording cost, where the manifest has steps timed without a profiler."""
+    manifest = analysis.manifest
+    plain = manifest.unprofiled_step_ms if manifest else None
+    if plain is None:
+        return ""
+    without, wall = plain * NS_PER_MS, analysis.summary.wall
+    more = f"{percent(wall - without, without)} more"
+    less = f"{percent(without - wall, without)} less"
+    return (
+        f"Without a profiler a step took {duration(without)} (timed by the collector before it "
+        f"recorded); a recorded one takes {more if wall >= without else less}."
+    )
+
+
+def _efficiency(analysis: Analysis) -> str:
+    """Achieved TFLOP/s and MFU, where the FLOPs were counted."""
+    e = analysis.efficiency
+    if e is None:
+        return ""
+    head = f"Each GPU computes {number(e.tflops)} TFLOP/s of the model's work"
+    if e.mfu is None or e.hfu is None:
+        return f"{head}; {e.notes[-1]}." if e.notes else f"{head}."
+    text = f"{head}: MFU {percent(e.mfu, 1)} of {number(e.peak_tflops or 0)} (dense {e.precision})"
+    return f"{text}, HFU {percent(e.hfu, 1)}."
 
 
 # ---------------------------------------------------------------------------------- what ran
@@ -199,6 +229,9 @@ def _waiting(analysis: Analysis) -> str:
         return f"; {wait} of it is waiting for the last rank to arrive, {transfer} is transfer"
     missing = _missing_ranks(analysis)
     cannot = f" without {missing}" if missing else " in this recording"
+    if analysis.wait_bounds is not None:
+        low, high = (duration(w) for w in analysis.wait_bounds)
+        return f"; {low} to {high} of it is waiting for other ranks (not to be told closer{cannot})"
     return f"; waiting for other ranks is part of that and cannot be told from transfer{cannot}"
 
 

@@ -98,6 +98,18 @@ SAVE_BYTES: Final = 1 << 20
 """Copies of a megabyte or more to pageable memory, in some steps only, save a checkpoint: logging
 and metrics move scalars."""
 
+RESUME_NS: Final = 150_000
+"""Compute that goes on within 0.15 ms of a reduction's end had waited for it: 1 to 123 us on
+recorded runs over a slow link, where every bucket holds compute up; else mostly 200 us and more."""
+
+BROKEN_OVERLAP: Final = 0.02
+"""Overlap that hides less than 2 % of its reductions does not work: recorded runs with overlap_comm
+and more than three buckets hide 38 % and more where the host is ahead of the GPU."""
+
+BROKEN_IDLE_SHARE: Final = 0.1
+"""With more than a tenth of the step idle for its host there is little compute to run beside a
+reduction, and nothing can be said about overlap."""
+
 FEW_REDUCTIONS: Final = 3
 """Up to three reductions a backward pass leave overlap_comm nothing to do: the last one is always
 reduced after the pass, and the one before it ends there (DeepSpeed issue 8364: depth one)."""
@@ -143,16 +155,35 @@ OWN_SYNCS: Final = 4
 """Synchronising calls per backward pass that DeepSpeed makes itself: two device synchronisations of
 its throughput timer, one of the overlap_comm epilogue, one stream synchronisation (0.19.8)."""
 
+BACKPRESSURE_SHARE: Final = 0.01
+"""ZeRO-3 synchronises with events in every run; gaps of 1 % of the step after them are worth
+saying. Recorded runs lose less than 0.1 % so."""
+
+INFO_SHARE: Final = 0.005
+"""Half a percent of the step: what costs less is information, and some of it is not said."""
+
 TIMER_SYNCS: Final = 2
 """Device synchronisations per backward pass of DeepSpeed's throughput timer (utils/timer.py,
 0.19.8); with contiguous_gradients off each bucket adds one, which is not the comms_logger's."""
 
+OVERLAP_NOTHING: Final = 0.005
+"""Half a percent of the reductions' time beside compute is chance at the edges of kernels: recorded
+runs with few large buckets show 0.00 %, those with working overlap 19 % and more."""
+
 OUTLIER_SHARE: Final = 0.25
 """A step a quarter longer than the median is an outlier: steps of one run repeat within 12 %."""
+
+ENOUGH_MICRO_BATCHES: Final = 4
+"""Micro-batches for each pipeline stage from which on the bubble is negligible (GPipe,
+arXiv:1811.06965, section 2.3: "when M >= 4 K")."""
 
 PREFETCH_SHARE: Final = 0.2
 """Prefetched parameters travel beside the layer before theirs: 34 to 55 % of the fetching was
 hidden with DeepSpeed's default prefetch on recorded runs, 7 to 14 % without (4 H200)."""
+
+ONE_WEIGHT_SHARE: Final = 0.7
+"""Fetches of exactly one weight each are not prefetched: all of them on recorded runs with a bucket
+of 0, a fifth to two fifths (embeddings, weights as large as the bucket) with the default."""
 
 PREFETCH_DEFAULT: Final = 50_000_000
 """DeepSpeed's default stage3_prefetch_bucket_size, elements (runtime/zero/config.py, 0.19.8)."""
@@ -160,6 +191,14 @@ PREFETCH_DEFAULT: Final = 50_000_000
 STUB_SHARE: Final = 0.2
 """A marked step with less than a fifth of the median step's GPU work is a stub that the profiler
 left when it stopped, or a step that was cut."""
+
+ONE_RECORDING_NS: Final = 3_600_000_000_000
+"""Ranks of one job are profiled at the same steps; clocks of machines that keep time by NTP agree
+within a second, and even neglected ones seldom drift by an hour. Further apart is another run."""
+
+CLOCKS_AGREE_NS: Final = 60_000_000_000
+"""A gap of a minute between ranks' recordings is more than clocks kept by NTP (RFC 5905)
+explain."""
 
 MIN_BUCKET_NELEMS: Final = 1_000
 """A buffer of fewer elements in a gradient hook is no reduction bucket: DeepSpeed's own tests go
@@ -171,3 +210,73 @@ HOOK_COPY_SHARE: Final = 0.1
 GATHER_SHARE: Final = 0.5
 """ZeRO-1 and 2 gather all parameters, as many elements as one pass reduces gradients; logging,
 losses and counts gather a few."""
+
+FIT_SIZES: Final = 3
+"""Sizes that a line takes: two always lie on one, and nothing says how well."""
+
+FIT_SPAN: Final = 4.0
+"""Largest over smallest size of a fit: over less, the scatter of transfers (5 % on recorded runs)
+tilts the line by more than the latency that it is to tell."""
+
+FIT_SAME_SIZE: Final = 1.1
+"""Messages within a tenth of each other's size count as one: buckets differ by some biases."""
+
+FIT_ALONE_SHARE: Final = 0.9
+"""A transfer with compute beside less than a tenth of it runs at its own pace; others were slowed
+by up to a third on recorded runs (H200)."""
+
+FIT_RESIDUAL: Final = 0.5
+"""Transfers that lie half of their length off the line, on average, do not lie on one: protocols
+change with the size, or the link was shared. Recorded NVLink runs stay below 0.3."""
+
+SIGNIFICANT: Final = 0.05
+"""A difference that chance alone would bring in less than one of twenty comparisons (the field's
+convention; with the noise of recordings below, no wrong claim in 164 pairs of recorded runs)."""
+
+STEADY_STEPS: Final = 5
+"""Recordings of fewer steps do not average out what their first steps after a pause differ by."""
+
+NOISE_OF_RECORDINGS: Final = 0.03
+"""Two recordings of one job differ by 3 %: repeats of one run differ by 1 to 2 % in the median
+(un-profiled step times of 27 recorded runs on 4 H200)."""
+
+NOISE_OF_FEW_STEPS: Final = 0.1
+"""With few steps each, recordings of one job differ by up to 9.4 % (the same runs); two that ran
+equally fast un-profiled differed by 7.3 % in two profiled steps each."""
+
+DIFFERENT_WORK: Final = 1.85
+"""Matrix products that take 1.85 times as long on the same GPU multiply more: beside collectives
+they run up to 1.35 times as long (recorded runs), with recomputed activations 4/3 times."""
+
+RECOMPUTE_COST_SHARE: Final = 0.1
+"""Recomputation of a tenth of the compute is worth saying: full checkpointing takes a quarter to a
+third (one forward pass of three), attention alone a few percent (arXiv:2205.05198)."""
+
+UNEVEN_TOKENS: Final = 1.3
+"""A rank with 1.3 times the mean number of tokens: balanced routers stay within some percent."""
+
+PROFILER_SHARE: Final = 0.05
+"""Recording that makes steps 5 % longer; two timings of one run differ by up to 3 %."""
+
+ZERO3_BUSY: Final = 0.8
+"""Share of the passes in which the link carries parameters or gradients, above which it is the
+limit: 85 % on a recorded run over a slow link with prefetching on, 70 to 74 % with it off, where
+fetches come too late; up to 12 % over NVLink."""
+
+ONE_RANK_SHARE: Final = 0.3
+"""A long step is one rank's if that has seven tenths of the growth and no other more than three
+tenths: the rest is the noise of steps, which repeat within 12 %."""
+
+PECULIAR_NS: Final = 1_000_000
+"""A host event that takes 1 ms more in one step than in the median step may be what it did
+differently; operators differ by less (recorded runs)."""
+
+PECULIAR_NAMES: Final = 16
+"""Names that are kept of these."""
+
+TRANSFER_SCATTER: Final = 0.2
+"""Transfers of one size differ by up to a fifth (with compute beside them by more, which does not
+count where they are exposed): recorded runs over NVLink and shared memory, ranks read together."""
+
+MOMENTS: Final = 4
+"""Moments that a rank keeps to prove a finding: enough to look at, little to carry."""

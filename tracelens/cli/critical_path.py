@@ -1,0 +1,29 @@
+"""``tracelens critical-path``."""
+
+from __future__ import annotations
+
+import click
+
+from tracelens.cli.output import console, print_json
+from tracelens.cli.reading import read
+
+
+@click.command("critical-path")
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the path as JSON.")
+def command(paths: tuple[str, ...], as_json: bool) -> None:
+    """Where a step's length comes from.
+
+    PATHS are one recorded run. What each moment waited for, followed back from the end over the
+    host's threads, the streams and the ranks: only what is on this path makes the step longer.
+    """
+    from tracelens.replay import load
+    from tracelens.replay.critical import find_critical_path
+
+    path = find_critical_path(load(read(paths, ())))
+    if as_json:
+        print_json({"format": 1, "critical_path": path.to_json()})
+    else:
+        from tracelens.report.critical import render
+
+        render(path, console())

@@ -1,0 +1,34 @@
+"""``tracelens memory``."""
+
+from __future__ import annotations
+
+import click
+
+from tracelens.cli.output import console, print_json
+from tracelens.cli.reading import read
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option(
+    "--ds-config",
+    type=click.Path(dir_okay=False),
+    help="The ds_config that the job was started with; by default the one in its manifest.",
+)
+def command(paths: tuple[str, ...], as_json: bool, ds_config: str | None) -> None:
+    """Tell what the run keeps in GPU memory, and what other ZeRO stages would.
+
+    PATHS are one recorded run. Peaks need allocator events: profile_memory=True.
+    """
+    from tracelens.pipeline import open_rank
+    from tracelens.replay.footprint import footprint
+
+    analysis = read(paths, (), ds_config)
+    found = footprint(analysis, open_rank(analysis, analysis.ranks[0].rank))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        from tracelens.report.memory import render
+
+        render(found, console())

@@ -1,0 +1,92 @@
+"""What a rank's host does in some steps and not, or not as often, in the others."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tracelens.steps import Steps
+from tracelens.thresholds import PECULIAR_NAMES, PECULIAR_NS
+from tracelens.trace import Bools, Int64s, Kind, Trace, _freeze
+
+#: Operands of more elements than an exabyte holds are damage.
+MAX_NELEMS = 1 << 60
+
+#: Names that number the step itself.
+_NUMBERED = re.compile(r"#\d+$")
+
+_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+
+
+@dataclass(frozen=True, slots=True)
+class Peculiar:
+    """A host event whose time differs between steps: calls and summed ns of each, int64 (k,)."""
+
+    name: str
+    count: Int64s
+    spent_ns: Int64s
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+
+
+def find_peculiar(trace: Trace, steps: Steps, whole: Bools) -> tuple[Peculiar, ...]:
+    """Host events that take `PECULIAR_NS` more in some whole step than in the median one.
+
+    The `PECULIAR_NAMES` with the largest difference; nested events count each. An event counts for
+    the step in whose window on the GPU it begins: where the host makes a step long, the GPU waits
+    for it, and what it does before a step's first work makes the window before that longer.
+    """
+    s = trace.slices
+    if int(whole.sum()) < 3:
+        return ()
+    rows = trace.rows((Kind.CPU_OP, Kind.ANNOTATION, Kind.RUNTIME))
+    step = np.searchsorted(steps.start_ns, s.ts_ns[rows], "right") - 1
+    inside = (step >= 0) & (s.ts_ns[rows] < steps.end_ns[np.maximum(step, 0)])
+    rows, step = rows[inside], step[inside]
+    names, code = np.unique(s.name[rows], return_inverse=True)
+    key, size = step * len(names) + code, len(steps) * len(names)
+    count = np.bincount(key, minlength=size).reshape(len(steps), -1)
+    spent = np.bincount(key, s.dur_ns[rows], minlength=size).reshape(len(steps), -1)
+    excess = spent[whole].max(axis=0) - np.median(spent[whole], axis=0)
+    order = np.argsort(-excess, kind="stable")
+    chosen = [i for i in order.tolist() if excess[i] >= PECULIAR_NS]
+    told = [(trace.strings[names[i]], i) for i in chosen]
+    return tuple(
+        Peculiar(name, count[:, i].astype(np.int64), spent[:, i].astype(np.int64))
+        for name, i in [t for t in told if not _NUMBERED.search(t[0])][:PECULIAR_NAMES]
+    )
+
+
+def operand_nelems(trace: Trace, steps: Steps) -> Int64s:
+    """Elements of the operands of each step's matrix products (record_shapes): int64 (k,).
+
+    More of them in one step is a longer or larger batch. 0 where shapes were not recorded.
+    """
+    s, shapes = trace.slices, trace.shapes
+    total = np.zeros(len(steps), np.int64)
+    on = np.flatnonzero(np.isin(s.name[shapes.row], trace.names_where(_PRODUCTS)))
+    at = s.ts_ns[shapes.row[on]]
+    step = np.searchsorted(steps.host_start_ns, at, "right") - 1
+    inside = (step >= 0) & (at < steps.host_end_ns[np.maximum(step, 0)])
+    codes, index = np.unique(shapes.dims[on[inside]], return_inverse=True)
+    sizes = np.array([_nelems(trace.listed(c)) for c in codes.tolist()], np.int64)
+    np.add.at(total, step[inside], sizes[index])
+    return total
+
+
+def _nelems(dims: list[Any]) -> int:
+    """Elements of all operands, by their sizes as recorded; 0 where they cannot be.
+
+    Examples
+    --------
+    >>> _nelems([[8, 4], [4, 2], []])
+    40
+    """
+    operands = [d for d in dims if isinstance(d, list) and d]
+    total = sum(math.prod(d) for d in operands if all(isinstance(x, int) for x in d))
+    return total if 0 <= total <= MAX_NELEMS else 0

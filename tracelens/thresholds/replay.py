@@ -1,0 +1,121 @@
+"""Numbers of the replay and of predictions, each with its source."""
+
+from __future__ import annotations
+
+from typing import Final
+
+EDGE_TIGHT_NS: Final = 30_000
+"""Work that starts within this time of the end of other work started because of it: the GPU takes
+1 to 15 us between dependent work on two streams (recorded runs on H200)."""
+
+EDGE_CHANCE: Final = 0.02
+"""Work that waited long and starts this share of its wait after other work ended did so because of
+it: chance would put one in fifty there. (Between the two, kernels that fill the GPU may run.)"""
+
+EDGE_SLACK_NS: Final = 1_000
+"""Times of GPU work on two streams are exact to about this (CUPTI's device clock)."""
+
+EDGE_MIN_BINDING: Final = 2
+"""A pair of streams counts once so many starts are explained by it: one may be chance."""
+
+SYNC_RETURN_NS: Final = 200_000
+"""A synchronising call returns within this time of the end of what it waited for: 5 to 60 us on
+recorded runs, more on a busy host."""
+
+HELD_NS: Final = 100_000
+"""Work that starts so much later than its launch, its stream and its waits explain was held up by
+other work; shorter delays are the GPU's scheduling (up to 60 us beside NCCL on recorded runs)."""
+
+HELD_UP: Final = 20
+"""A launch returns at once; one that lasts so many typical launches was held up by the driver: a
+full queue, or a copy from pageable memory that it stages."""
+
+FULL_QUEUE: Final = 500
+"""So many pieces of work ahead of the GPU may be a full queue: the driver holds about a thousand
+launches a stream (1,022 measured on H200, CUDA 13)."""
+
+ALONE_SHARE: Final = 0.05
+"""A kernel ran alone if communication was beside it for less of its time."""
+
+BESIDE_SHARE: Final = 0.5
+"""A kernel is compared as contended if communication was beside it for more of its time."""
+
+MIN_CONTENDED: Final = 20
+"""So many contended kernels of a known place make a slowdown; fewer leave the prior."""
+
+PRIOR_SLOWDOWN: Final = 1.19
+"""Slowdown of compute by overlapped communication where the trace has none to measure: the mean
+over A100, H100 and MI2xx of arXiv 2507.03114; 1.09 to 1.32 on recorded H200 runs."""
+
+MAX_SLOWDOWN: Final = 1.6
+"""The most that is believed: 40 % was the worst of arXiv 2507.03114."""
+
+MIN_SIZE_RATIO: Final = 1.5
+"""Sizes that differ by half tell latency from bandwidth; closer ones leave it to chance."""
+
+REPLAY_STEPS: Final = 3
+"""Steps that a prediction replays: the last whole ones. Three show a step's repeats, and a
+simulation of a rank's three steps takes a tenth of a second."""
+
+SURE_REPLAY_ERROR: Final = 1.0
+"""A replay that misses the recording by less than this, in percent, is trusted: 0.0 to 0.5 % on
+recorded runs."""
+
+LOW_REPLAY_ERROR: Final = 3.0
+"""Predictions from a replay that misses by more, in percent, are marked low."""
+
+NOISE_PCT: Final = 2.0
+"""Smaller predicted changes, in percent of the step, are noise: two timings of one configuration
+differed by 1 % (median) to 2 % on a slow link, by up to 9 % on NVLink (4 H200)."""
+
+REPEAT_PCT: Final = 2.0
+"""Half-width of a band that repeating a run alone needs, in percent: timings of one configuration
+differed by 1 to 3 % on a slow link (4 H200)."""
+
+TRANSFER_DRIFT: Final = 0.05
+"""How far transfers of one size drift between recordings, relative: 0.119 to 0.135 ns an element
+for one all-reduce over 17 runs of one machine."""
+
+MIN_PLAIN_HOOKS: Final = 5
+"""Hooks that do not reduce: so many tell what a hook takes without a reduction."""
+
+BUCKET_HOST_NS: Final = 500_000
+"""Host time of reducing a bucket, where the recording's buckets do not tell: 0.31 to 0.71 ms on
+recorded runs whose buckets differ (DeepSpeed 0.19.6, with a profiler)."""
+
+GRADIENT_HOST_NS: Final = 60_000
+"""Host time of each gradient in a bucket beyond that, likewise: 0.04 to 0.10 ms."""
+
+LONG_KERNEL_NS: Final = 150_000
+"""Kernels from this length on tell when collectives find room beside them."""
+
+LATE_ADMISSION: Final = 0.75
+"""Collectives that begin during a filling kernel were held up by it if half of them begin this late
+in it: by chance they would begin anywhere. Recorded: 0.9 (H200, cuBLAS 13)."""
+
+PRIOR_ADMISSION: Final = 0.9
+"""The part of a filling kernel after which a collective begins, where the recording has too few."""
+
+FETCH_HOST_SHARES: Final = (1.5, 0.2, 0.4, 0.3, 0.3, 0.25)
+"""Host time of what a hook of ZeRO-3 does, as shares of a hook's that does nothing: launching a
+gather, each parameter in it; waiting for one, unpacking each parameter; each parameter that was
+under way; each given up. From 8 recorded runs (0.19.8, H200), whose own fits differ by a third."""
+
+FETCH_PRIOR_SPREAD: Final = 0.5
+"""How far a run's own shares may be from those, relative, before its calls must show it."""
+
+MEMORY_SPARE: Final = 0.05
+"""Share of a GPU's memory that must be left for a setting to be sure to fit: the driver's context,
+NCCL's buffers and fragments are outside the allocator's peak. Judged: a few GB of a large GPU."""
+
+FASTEST_HOST: Final = 0.5
+"""The most that a profiler is believed to slow the host, as a factor of its time: 0.73 to 1.18 was
+measured with torch.profiler, and stacks double it."""
+
+MAX_LATENCIES: Final = 10
+"""The line through large messages begins at most so many times higher than what the smallest one
+takes (5 to 14 us): at 0 to 70 us where sizes differ enough to tell (22 runs on 2 and 4 H200)."""
+
+UNTIMED_HOST: Final = 0.75
+"""How fast a host may be without the profiler, as a factor of its recorded time: 0.73 at the least
+on recorded ZeRO-3 runs (replay fitted to un-profiled steps)."""
