@@ -572,6 +572,22 @@ def test_a_cut_database_gives_what_is_left_or_an_error(tmp_path: Path) -> None:
     assert "note" in ends
 
 
+@pytest.mark.parametrize("column", ["name", "rootpage"])
+def test_a_table_of_contents_with_bytes_in_it(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "r.sqlite"
+    steps_of(path, 3)
+    con = sqlite3.connect(path)
+    con.execute("PRAGMA writable_schema = ON")
+    con.execute(
+        f"UPDATE sqlite_master SET {column} = CAST({column} AS BLOB) WHERE name = 'NVTX_EVENTS'"
+    )
+    con.commit()
+    con.close()
+    trace = open_trace(path)
+    assert len(rows(trace, Kind.KERNEL)) == 3 * 7
+    assert "damaged_table" in notes(trace)
+
+
 def test_tables_whose_pages_have_many_parents_stay_small(tmp_path: Path) -> None:
     """Three levels that each name one page a hundred times are a million times its rows."""
     path = tmp_path / "r.sqlite"

@@ -118,6 +118,9 @@ class Database:
         sql = "SELECT name, rootpage FROM sqlite_master WHERE type = 'table' ORDER BY name"
         found = {}
         for name, root in self._connection.execute(sql).fetchall():
+            if not isinstance(name, str) or not isinstance(root, int):
+                self.damaged.add("the table of contents")
+                continue
             plain = re.sub(r"_V\d+$", "", name)
             if name == _STRINGS or name in _OTHERS or _TELLING.match(plain):
                 columns = self._connection.execute(f'PRAGMA table_info("{name}")').fetchall()
