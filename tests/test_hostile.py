@@ -165,6 +165,19 @@ def test_the_check_can_fail() -> None:
     assert harmless("gemm\n\u2588")
 
 
+def test_operands_larger_than_any_memory(tmp_path: Path) -> None:
+    huge = [2**40, 2**40]
+    for rank in range(2):
+        b = rank_of(rank, 2)
+        for name in ("aten::mm", "aten::embedding", "nccl:all_reduce"):
+            b.cpu_op(name, ts=1021, dur=0.5, dims=[huge, [3] * 5000, [-1, 2], [8, 4]])
+        run(tmp_path, {rank: b})
+    analysis = tracelens.analyze(tmp_path)
+    assert all(r.facts.weights == {32} for r in analysis.ranks)
+    assert all(0 <= r.host.operand_nelems.max() < 2**48 for r in analysis.ranks)
+    assert analysis.to_json()["setup"]
+
+
 def test_names_in_a_terminal(analysed: tracelens.Analysis, tmp_path: Path) -> None:
     assert harmless(analysed.report(width=200))
     folder = str(Path(analysed.run.paths[0]).parent)

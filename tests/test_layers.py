@@ -23,7 +23,7 @@ FLOORS = (
     ("ingest", "classify"),
     ("cluster",),
     ("reading",),
-    ("links",),
+    ("links", "operands"),
     ("messages", "sizes"),
     ("ranges",),
     ("steps",),

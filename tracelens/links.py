@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -139,20 +138,6 @@ def comm_spans(trace: Trace) -> Int64s:
     """Rows of the host ranges that c10d puts around each collective's launch, ascending."""
     names = np.array([i for i, t in enumerate(trace.strings) if COMM_RANGE.match(t)], np.int32)
     return trace.rows((Kind.CPU_OP, Kind.ANNOTATION), names)
-
-
-def span_nelems(trace: Trace, rows: Int64s) -> Int64s:
-    """Elements of the first operand of such ranges (record_shapes); -1 where it is unknown."""
-    shapes = trace.shapes
-    nelems = np.full(len(rows), -1, np.int64)
-    if not len(shapes):
-        return nelems
-    at = np.minimum(np.searchsorted(shapes.row, rows), len(shapes) - 1)
-    for i in np.flatnonzero((shapes.row[at] == rows) & (shapes.dims[at] >= 0)).tolist():
-        dims = trace.listed(shapes.dims[at[i]])
-        if dims and isinstance(dims[0], list) and all(isinstance(d, int) for d in dims[0]):
-            nelems[i] = math.prod(dims[0])
-    return nelems
 
 
 def _spans_around(trace: Trace, launch: Int64s) -> Int64s:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from tracelens.operands import PRODUCTS, nelems_of
 from tracelens.steps import Steps
 from tracelens.thresholds import PECULIAR_NAMES, PECULIAR_NS
 from tracelens.trace import Bools, Int64s, Kind, Trace, _freeze
 
-#: Operands of more elements than an exabyte holds are damage.
-MAX_NELEMS = 1 << 60
-
 #: Names that number the step itself.
 _NUMBERED = re.compile(r"#\d+$")
-
-_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +63,12 @@ def operand_nelems(trace: Trace, steps: Steps) -> Int64s:
     """
     s, shapes = trace.slices, trace.shapes
     total = np.zeros(len(steps), np.int64)
-    on = np.flatnonzero(np.isin(s.name[shapes.row], trace.names_where(_PRODUCTS)))
+    on = np.flatnonzero(np.isin(s.name[shapes.row], trace.names_where(PRODUCTS)))
     at = s.ts_ns[shapes.row[on]]
     step = np.searchsorted(steps.host_start_ns, at, "right") - 1
     inside = (step >= 0) & (at < steps.host_end_ns[np.maximum(step, 0)])
     codes, index = np.unique(shapes.dims[on[inside]], return_inverse=True)
-    sizes = np.array([_nelems(trace.listed(c)) for c in codes.tolist()], np.int64)
+    operands = ([d for d in trace.listed(c) if d] for c in codes.tolist())  # [] is no tensor
+    sizes = np.array([sum(max(nelems_of(d), 0) for d in ds) for ds in operands], np.int64)
     np.add.at(total, step[inside], sizes[index])
     return total
-
-
-def _nelems(dims: list[Any]) -> int:
-    """Elements of all operands, by their sizes as recorded; 0 where they cannot be.
-
-    Examples
-    --------
-    >>> _nelems([[8, 4], [4, 2], []])
-    40
-    """
-    operands = [d for d in dims if isinstance(d, list) and d]
-    total = sum(math.prod(d) for d in operands if all(isinstance(x, int) for x in d))
-    return total if 0 <= total <= MAX_NELEMS else 0

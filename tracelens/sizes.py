@@ -7,7 +7,8 @@ import re
 import numpy as np
 
 from tracelens.classify import Op
-from tracelens.links import GpuWork, span_nelems
+from tracelens.links import GpuWork
+from tracelens.operands import first_nelems
 from tracelens.trace import Int8s, Int64s, Trace
 
 #: Short name and bytes of an element, by c10d's and NCCL's names (NCCL src/device/generate.py 2.28;
@@ -57,7 +58,7 @@ def from_spans(
     """
     n_in, n_out, size = (k.copy() for k in known)
     span = np.where(work.op[rows] == Op.ALL_GATHER, -1, work.span[rows])
-    nelems = span_nelems(trace, span)
+    nelems = first_nelems(trace, span)
     has = nelems >= 0
     n_in[has] = nelems[has]
     same = has & np.isin(work.op[rows], (Op.ALL_REDUCE, Op.BROADCAST, Op.REDUCE))

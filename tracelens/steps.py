@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tracelens.classify import Op, classify_call, is_comm
-from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans, comm_spans, span_nelems
+from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans, comm_spans
+from tracelens.operands import first_nelems
 from tracelens.ranges import engine_steps, user_steps
 from tracelens.thresholds import STEP_WORK_TOLERANCE, STUB_SHARE, WARM_UP_RATIO
 from tracelens.trace import Bools, Int32s, Int64s, Kind, Note, Trace, _freeze
@@ -168,7 +169,7 @@ def host_calls(trace: Trace, *ops: Op, min_nelems: int = -1) -> Int64s:
     rows, code, nelems = c.row, c.call, c.in_nelems
     if not len(c):
         rows = comm_spans(trace)
-        code, nelems = s.name[rows], span_nelems(trace, rows)
+        code, nelems = s.name[rows], first_nelems(trace, rows)
     kind = {i: classify_call(trace.strings[i]) for i in np.unique(code).tolist() if i >= 0}
     wanted = np.array(sorted(i for i, op in kind.items() if op in ops), np.int32)
     rows = rows[np.isin(code, wanted) & (nelems >= min_nelems)]

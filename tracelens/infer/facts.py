@@ -13,6 +13,7 @@ from tracelens.collectives import CommTable
 from tracelens.infer import kernels
 from tracelens.infer.hooks import Allocation, bucket_allocations, hook_copies
 from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
+from tracelens.operands import PRODUCTS, nelems_of
 from tracelens.phases import Passes, Phase, Phases
 from tracelens.ranges import EPILOGUE, updates
 from tracelens.steps import EVALUATE, MARKED, StepMap
@@ -257,7 +258,7 @@ def _compute_stream(work: GpuWork) -> int:
 def _operands(trace: Trace) -> tuple[dict[str, int], frozenset[int], frozenset[str]]:
     """Types of matrix products, sizes of their two-dimensional operands, and all their sizes."""
     s, shapes = trace.slices, trace.shapes
-    products = trace.names_where(["aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"])
+    products = trace.names_where(PRODUCTS)
     types: Counter[str] = Counter()
     weights: set[int] = set()
     on = np.isin(s.name[shapes.row], products)
@@ -269,8 +270,8 @@ def _operands(trace: Trace) -> tuple[dict[str, int], frozenset[int], frozenset[s
     sized = on | np.isin(s.name[shapes.row], trace.names_where(["aten::linear", "aten::embedding"]))
     for code in np.unique(shapes.dims[sized]).tolist():
         for dims in trace.listed(code):
-            if isinstance(dims, list) and len(dims) == 2 and all(isinstance(d, int) for d in dims):
-                weights.add(dims[0] * dims[1])
+            if isinstance(dims, list) and len(dims) == 2 and nelems_of(dims) >= 0:
+                weights.add(nelems_of(dims))
     sizes = {trace.strings[i] for i in np.unique(shapes.dims[on]).tolist() if i >= 0}
     return dict(types), frozenset(weights), frozenset(sizes)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tracelens.links import TrackSpans
+from tracelens.operands import first_nelems
 from tracelens.steps import ACCUMULATE, EVALUATE
 from tracelens.trace import Int32s, Int64s, Kind, Trace, _freeze
 
@@ -58,23 +58,8 @@ def find_gradients(trace: Trace, begin_ns: int, stop_ns: int) -> Gradients:
     ops = ops[inside]
     if len(ops):
         k = np.searchsorted(s.ts_ns[nodes], s.ts_ns[ops], "right") - 1
-        nelems[k] = _sizes(trace, ops)
+        nelems[k] = first_nelems(trace, ops)
     return Gradients(nelems, s.ts_ns[nodes], s.end_ns[nodes], nodes)
-
-
-def _sizes(trace: Trace, ops: Int64s) -> Int64s:
-    """Elements of the first operand of each op; -1 unknown."""
-    shapes = trace.shapes
-    sizes = np.full(len(ops), -1, np.int64)
-    if not len(shapes):
-        return sizes
-    at = np.minimum(np.searchsorted(shapes.row, ops), len(shapes) - 1)
-    dims = np.where(shapes.row[at] == ops, shapes.dims[at], -1)
-    for code in np.unique(dims[dims >= 0]).tolist():
-        first = trace.listed(code)[:1]
-        if first and isinstance(first[0], list) and all(isinstance(d, int) for d in first[0]):
-            sizes[dims == code] = math.prod(first[0])
-    return sizes
 
 
 @dataclass(frozen=True, slots=True)
