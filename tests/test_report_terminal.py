@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builder import TraceBuilder
 from rich.console import Console
 from test_report_case import EVIL, run_at
+from test_steps import ALL_REDUCE
 
 import tracelens
 from tracelens.infer.result import Inference, Setup
@@ -211,3 +213,19 @@ def test_no_gpu_work_is_said(tmp_path: Path) -> None:
     assert any("no GPU work" in s for s in verdict(nothing))
     assert render_text(nothing, 80)
     assert nothing._repr_html_()
+
+
+def test_where_no_step_is_whole_all_count_for_collectives_too(tmp_path: Path) -> None:
+    built = TraceBuilder()
+    at = 0
+    for products in (10, 10, 20, 20):  # no step has as much work as the usual one
+        for _ in range(products):
+            built.kernel("gemm", at := at + 10, 9)
+        built.kernel(ALL_REDUCE, at := at + 10, 9, stream=20)
+        built.kernel("adam_kernel", at := at + 10, 9)
+    a = tracelens.analyze(built.write(tmp_path / "rank0.json"))
+    assert not any(r.steps.complete.any() for r in a.ranks)
+    (row,) = a.collective_rows
+    assert row.exposed_ns == row.total_ns == a.summary.comm == 9000.0
+    assert "No step was recorded whole" in a.report()
+    assert "No communication kernels" not in a.report()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from tracelens.collectives import CollectiveSummary, CommTable
 from tracelens.detectors import Verdict
@@ -21,7 +24,7 @@ from tracelens.matching import Matches
 from tracelens.overlap import StepBreakdown
 from tracelens.phases import Passes, Phases
 from tracelens.steps import StepMap, Steps
-from tracelens.trace import ImportStats, Int64s, Note, Trace, TraceInfo, _freeze
+from tracelens.trace import Bools, ImportStats, Int64s, Note, Trace, TraceInfo, _freeze
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,17 @@ class RankAnalysis:
 
     def __post_init__(self) -> None:
         _freeze(self)
+
+
+def counted_steps(ranks: Sequence[RankAnalysis]) -> tuple[Bools, ...]:
+    """Which steps of each rank the means of a run are over: the whole ones.
+
+    All of them where no rank has a whole one; a rank without one, where others have, counts for
+    nothing.
+    """
+    if any(r.steps.complete.any() for r in ranks):
+        return tuple(r.steps.complete for r in ranks)
+    return tuple(np.ones(len(r.steps), bool) for r in ranks)
 
 
 @dataclass(frozen=True, slots=True)

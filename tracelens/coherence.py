@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-import numpy as np
-
 from tracelens.analysis import RankAnalysis
 from tracelens.ingest.run import compact
 from tracelens.thresholds import CLOCKS_AGREE_NS, ONE_RECORDING_NS
@@ -62,8 +60,8 @@ def step_notes(ranks: Sequence[RankAnalysis]) -> tuple[Note, ...]:
     """What to know where not all ranks recorded the same whole steps."""
     by_steps: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for r in ranks:
-        use = r.steps.complete if r.steps.complete.any() else np.ones(len(r.steps), bool)
-        by_steps[tuple(sorted(set(r.steps.number[use].tolist())))].append(r.rank)
+        numbers = r.steps.number[r.steps.counted]
+        by_steps[tuple(sorted(set(numbers.tolist())))].append(r.rank)
     if len(by_steps) < 2:
         return ()
     usual = max(by_steps, key=lambda s: (len(by_steps[s]), s))

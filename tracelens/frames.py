@@ -202,7 +202,5 @@ def events_frame(seen: RankEvents) -> pd.DataFrame:
 def _step_of_host(seen: RankEvents) -> Int64s:
     """Step row of every event by its start on the host; -1 outside all steps and on the GPU."""
     s, steps = seen.trace.slices, seen.found.steps
-    step = np.searchsorted(steps.host_start_ns, s.ts_ns, "right") - 1
-    inside = (step >= 0) & (s.ts_ns < steps.host_end_ns[np.maximum(step, 0)])
     on_gpu = np.isin(s.kind, np.array(GPU_WORK, np.int8)) | (s.stream >= 0)
-    return np.where(inside & ~on_gpu, step, -1)
+    return np.where(on_gpu, -1, steps.at_host(s.ts_ns))

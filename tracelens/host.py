@@ -393,6 +393,5 @@ def _frame(trace: Trace, start_ns: int, end_ns: int) -> str:
 def _count(trace: Trace, found: StepMap, pattern: re.Pattern[str]) -> Int64s:
     steps = found.steps
     at = trace.slices.ts_ns[trace.rows(Kind.RUNTIME, trace.names_matching(pattern))]
-    step = np.searchsorted(steps.host_start_ns, at, "right") - 1
-    inside = (step >= 0) & (at < steps.host_end_ns[np.maximum(step, 0)])
-    return np.bincount(step[inside], minlength=len(steps)).astype(np.int64)
+    step = steps.at_host(at)
+    return np.bincount(step[step >= 0], minlength=len(steps)).astype(np.int64)

@@ -64,9 +64,8 @@ def operand_nelems(trace: Trace, steps: Steps) -> Int64s:
     s, shapes = trace.slices, trace.shapes
     total = np.zeros(len(steps), np.int64)
     on = np.flatnonzero(np.isin(s.name[shapes.row], trace.names_where(PRODUCTS)))
-    at = s.ts_ns[shapes.row[on]]
-    step = np.searchsorted(steps.host_start_ns, at, "right") - 1
-    inside = (step >= 0) & (at < steps.host_end_ns[np.maximum(step, 0)])
+    step = steps.at_host(s.ts_ns[shapes.row[on]])
+    inside = step >= 0
     codes, index = np.unique(shapes.dims[on[inside]], return_inverse=True)
     operands = ([d for d in trace.listed(c) if d] for c in codes.tolist())  # [] is no tensor
     sizes = np.array([sum(max(nelems_of(d), 0) for d in ds) for ds in operands], np.int64)

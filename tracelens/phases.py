@@ -131,17 +131,10 @@ def find_passes(trace: Trace, found: StepMap, marks: Int64s) -> Passes:
     return Passes(
         start_ns=first,
         end_ns=np.maximum.reduceat(end, head),
-        step=_step_of(found, first),
+        step=found.steps.at_host(first).astype(np.int32),
         nodes=np.diff(np.append(head, len(evaluate))),
         accumulate=np.add.reduceat(is_accumulate.astype(np.int64), head),
     )
-
-
-def _step_of(found: StepMap, at_ns: Int64s) -> Int32s:
-    """Step row of each instant on the host; -1 outside."""
-    step = np.searchsorted(found.steps.host_start_ns, at_ns, "right") - 1
-    inside = (step >= 0) & (at_ns < found.steps.host_end_ns[np.maximum(step, 0)])
-    return np.where(inside, step, -1).astype(np.int32)
 
 
 def _passes_without_nodes(trace: Trace, work: GpuWork, found: StepMap) -> Passes:
@@ -150,7 +143,8 @@ def _passes_without_nodes(trace: Trace, work: GpuWork, found: StepMap) -> Passes
     if not len(start) and trace.info.source == "nsys":
         start, end = autograd_passes(trace, work)
     none = np.zeros(len(start), np.int64)
-    return Passes(start, end, _step_of(found, start), none, none.copy())
+    step = found.steps.at_host(start).astype(np.int32)
+    return Passes(start, end, step, none, none.copy())
 
 
 def _timeline(

@@ -10,7 +10,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from tracelens.analysis import Analysis, RankAnalysis, RankEvents, RunInfo, Summary
+from tracelens.analysis import (
+    Analysis,
+    RankAnalysis,
+    RankEvents,
+    RunInfo,
+    Summary,
+    counted_steps,
+)
 from tracelens.bounds import exposed_wait_bounds, transfer_bounds
 from tracelens.classify import Op
 from tracelens.coherence import of_one_recording, shared_notes, step_notes
@@ -35,8 +42,8 @@ from tracelens.matching import Matches, RankComm, exposed_wait, match
 from tracelens.overlap import break_down, compute_spans
 from tracelens.phases import Phase, find_phases
 from tracelens.reading import ALONE, Effort, Progress, read_ranks
-from tracelens.steps import Steps, find_steps
-from tracelens.trace import Bools, Note, Trace
+from tracelens.steps import find_steps
+from tracelens.trace import Note, Trace
 from tracelens.units import ms_to_ns, ns_to_ms
 
 Paths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
@@ -168,7 +175,7 @@ def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
         compute=compute_spans(work),
         backward=compute_spans(work, seen.phases.phase == Phase.BACKWARD),
         exposed_wait_ns=np.full(len(found.steps), -1, np.int64),
-        host=look_at_host(trace, work, found, seen.phases.passes, _counted(found.steps)),
+        host=look_at_host(trace, work, found, seen.phases.passes, found.steps.counted),
         facts=gather(trace, seen.work, seen.found, seen.phases, comm),
     )
 
@@ -210,7 +217,6 @@ def _assemble(
         torch=info.torch,
         nccl=info.nccl,
     )
-    whole = [r.steps.complete for r in ranks]
     setup = infer_setup(tuple(r.facts for r in ranks), run.world_size)
     summary = _summarize(ranks)
     context = _context(ranks, matches, setup, run, summary)
@@ -225,7 +231,7 @@ def _assemble(
         run=run,
         ranks=ranks,
         setup=setup,
-        collective_rows=summarize([r.comm for r in ranks], whole, matches.wait_ns),
+        collective_rows=summarize([r.comm for r in ranks], counted_steps(ranks), matches.wait_ns),
         summary=summary,
         notes=tuple(notes),
         plan=plan,
@@ -240,11 +246,6 @@ def _assemble(
     )
 
 
-def _counted(steps: Steps) -> Bools:
-    """Steps that means are taken over: the whole ones, or all where none is whole."""
-    return steps.complete if steps.complete.any() else np.ones(len(steps), bool)
-
-
 def _context(
     ranks: tuple[RankAnalysis, ...], matches: Matches, setup: Setup, run: RunInfo, summary: Summary
 ) -> Context:
@@ -253,7 +254,7 @@ def _context(
             rank=r.rank,
             first_ns=r.first_ns,
             steps=r.steps,
-            whole=_counted(r.steps),
+            whole=r.steps.counted,
             breakdown=r.breakdown,
             comm=r.comm,
             compute=r.compute,
@@ -288,8 +289,7 @@ def _wait_bounds(context: Context) -> tuple[float, float] | None:
 
 def _summarize(ranks: Sequence[RankAnalysis]) -> Summary:
     """Means over the whole steps of all ranks; over all steps where none is whole."""
-    any_whole = any(r.steps.complete.any() for r in ranks)
-    use = [r.steps.complete if any_whole else np.ones(len(r.steps), bool) for r in ranks]
+    use = counted_steps(ranks)
 
     def mean(column: str) -> float:
         parts = [getattr(r.breakdown, column)[u] for r, u in zip(ranks, use, strict=True)]

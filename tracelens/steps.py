@@ -55,6 +55,17 @@ class Steps:
     def __len__(self) -> int:
         return len(self.number)
 
+    @property
+    def counted(self) -> Bools:
+        """The steps that means are taken over: the whole ones, or all where none is whole."""
+        return self.complete if self.complete.any() else np.ones(len(self), bool)
+
+    def at_host(self, at_ns: Int64s) -> Int64s:
+        """Row of the step in whose range on the host each instant lies; -1 outside all."""
+        step = np.searchsorted(self.host_start_ns, at_ns, "right") - 1
+        inside = (step >= 0) & (at_ns < self.host_end_ns[np.maximum(step, 0)])
+        return np.where(inside, step, -1)
+
 
 @dataclass(frozen=True, slots=True)
 class StepMap:
@@ -324,7 +335,8 @@ def _without_warm_up(trace: Trace, found: StepMap) -> StepMap:
         notes.append(Note("outside_steps", outside, text))
     if found.source not in MARKED and n > 3:
         wall = s.end_ns - s.start_ns
-        usual = float(np.median(wall[n // 2 :][s.complete[n // 2 :]] if s.complete.any() else wall))
+        later = s.complete & (np.arange(n) >= n // 2)
+        usual = float(np.median(wall[later] if later.any() else wall))
         steady = (wall <= WARM_UP_RATIO * usual) & s.complete
         first = int(steady.argmax()) if steady.any() else 0
         if first:

@@ -163,12 +163,12 @@ def gather(
 ) -> RankFacts:
     """Count the facts of one rank."""
     s = trace.slices
-    whole = found.steps.complete
-    whole = whole if whole.any() else np.ones(len(whole), bool)
+    whole = found.steps.counted
     counted = (found.of_work >= 0) & whole[np.maximum(found.of_work, 0)]
     optimizer_ns, model_ns = _order(work, found)
     recomputed, forwarded = _recomputation(trace)
     types, weights, products = _operands(trace)
+    updated = _updates(trace, work, phases.passes)
     return RankFacts(
         rank=trace.info.rank if trace.info.rank is not None else -1,
         world_size=trace.info.world_size,
@@ -183,7 +183,7 @@ def gather(
         comm=comm,
         whole=whole,
         passes=phases.passes,
-        updates=_updates(trace, work, phases.passes),
+        updates=updated,
         compute_stream=_compute_stream(work),
         allocations=bucket_allocations(trace, phases.passes),
         hook_copies=hook_copies(trace),
@@ -207,7 +207,7 @@ def gather(
             (counted & (work.op == Op.COPY_H2D) & (phases.phase == Phase.FORWARD)).sum()
         )
         / int(whole.sum()),
-        updated_steps=_updated_steps(trace, work, found, phases),
+        updated_steps=_updated_steps(found, updated),
         syncs=_syncs(trace, found, whole),
         peers=_peers(trace),
     )
@@ -329,19 +329,16 @@ def _recomputation(trace: Trace) -> tuple[int, int]:
     return inside, len(rows) - inside
 
 
-def _updated_steps(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> tuple[int, ...]:
-    at = _updates(trace, work, phases.passes)
-    step = np.searchsorted(found.steps.host_start_ns, at, "right") - 1
-    inside = (step >= 0) & (at < found.steps.host_end_ns[np.maximum(step, 0)])
-    return tuple(np.unique(step[inside]).tolist())
+def _updated_steps(found: StepMap, at: Int64s) -> tuple[int, ...]:
+    step = found.steps.at_host(at)
+    return tuple(np.unique(step[step >= 0]).tolist())
 
 
 def _syncs(trace: Trace, found: StepMap, whole: Bools) -> dict[str, int]:
     s = trace.slices
     names = np.array([i for i, t in enumerate(trace.strings) if "Synchronize" in t], np.int32)
     rows = trace.rows(Kind.RUNTIME, names)
-    step = np.searchsorted(found.steps.host_start_ns, s.ts_ns[rows], "right") - 1
-    on = (step >= 0) & (s.ts_ns[rows] < found.steps.host_end_ns[np.maximum(step, 0)])
-    on &= whole[np.maximum(step, 0)]
+    step = found.steps.at_host(s.ts_ns[rows])
+    on = (step >= 0) & whole[np.maximum(step, 0)]
     codes, counts = np.unique(s.name[rows[on]], return_counts=True)
     return {trace.strings[c]: int(n) for c, n in zip(codes.tolist(), counts.tolist(), strict=True)}

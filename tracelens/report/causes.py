@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tracelens.analysis import counted_steps
 from tracelens.host import Cause
-from tracelens.report.tables import counted_steps
 from tracelens.report.text import clean, duration, listing, percent, plural, ranges
 from tracelens.units import NS_PER_MS, format_ns
 
@@ -180,7 +180,7 @@ def first_cause(analysis: Analysis) -> str:
 
 def idle_by_cause(analysis: Analysis) -> Floats:
     """Idle GPU time by `Cause`, ns: mean over counted steps and ranks, float64 (len(Cause),)."""
-    uses = counted_steps(analysis)
+    uses = counted_steps(analysis.ranks)
     table = np.concatenate([r.host.idle_ns[u] for r, u in zip(analysis.ranks, uses, strict=True)])
     return table.mean(axis=0) if len(table) else np.zeros(len(Cause))
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tracelens.analysis import counted_steps
 from tracelens.classify import Op
 from tracelens.infer.result import STRUCTURAL
 from tracelens.phases import Phase
-from tracelens.report.tables import counted_steps
 from tracelens.report.text import duration, number, percent
 from tracelens.thresholds import SCALAR_NELEMS
 
@@ -41,7 +41,7 @@ def hidden(analysis: Analysis, kinds: tuple[Op, ...], phases: tuple[Phase, ...])
     """Measure the overlap of the collectives of these kinds and phases, flags and counts aside."""
     total = exposed = count = 0.0
     n_steps, first = 0, []
-    for r, use in zip(analysis.ranks, counted_steps(analysis), strict=True):
+    for r, use in zip(analysis.ranks, counted_steps(analysis.ranks), strict=True):
         n_steps += int(use.sum())
         on = _select(r, use, kinds, phases)
         total += float(r.comm.dur_ns[on].sum())

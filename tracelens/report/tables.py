@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tracelens.analysis import counted_steps
 from tracelens.classify import Op
 from tracelens.report.text import clean, listing
 from tracelens.units import format_count
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tracelens.analysis import Analysis, RankAnalysis
     from tracelens.collectives import CollectiveSummary
     from tracelens.infer.result import Inference, Value
-    from tracelens.trace import Bools
 
 #: The four parts of a step that add up to its wall time, and their names in reports.
 PARTS = {
@@ -106,14 +106,6 @@ def run_name(analysis: Analysis) -> str:
     return clean(os.path.basename(os.path.commonpath(paths)) or paths[0])
 
 
-def counted_steps(analysis: Analysis) -> tuple[Bools, ...]:
-    """Which steps of each rank the means are over: the whole ones; all where none is whole."""
-    any_whole = any(r.steps.complete.any() for r in analysis.ranks)
-    return tuple(
-        r.steps.complete if any_whole else np.ones(len(r.steps), bool) for r in analysis.ranks
-    )
-
-
 def mean_row(analysis: Analysis) -> BreakdownRow:
     """The mean over all counted steps of all ranks."""
     s = analysis.summary
@@ -123,7 +115,7 @@ def mean_row(analysis: Analysis) -> BreakdownRow:
 def rank_rows(analysis: Analysis) -> tuple[BreakdownRow, ...]:
     """One mean row a rank that has counted steps, ascending in rank."""
     rows = []
-    for r, use in zip(analysis.ranks, counted_steps(analysis), strict=True):
+    for r, use in zip(analysis.ranks, counted_steps(analysis.ranks), strict=True):
         if use.any():
             means = {c: float(getattr(r.breakdown, c)[use].mean()) for c in _COLUMNS}
             rows.append(BreakdownRow(r.rank, None, True, int(use.sum()), **means))
@@ -176,17 +168,10 @@ def exposed_wait(r: RankAnalysis) -> tuple[list[int | None], list[int | None]]:
 def compute_split(analysis: Analysis) -> dict[str, float]:
     """Mean summed length, ns per step, of each kind of GPU work; concurrent work counts twice."""
     per_op = np.concatenate(
-        [r.op_ns[use] for r, use in zip(analysis.ranks, counted_steps(analysis), strict=True)]
+        [r.op_ns[use] for r, use in zip(analysis.ranks, counted_steps(analysis.ranks), strict=True)]
     )
     mean = per_op.mean(axis=0) if len(per_op) else np.zeros(len(Op))
     return {name: float(mean[list(ops)].sum()) for name, ops in COMPUTE_SPLIT.items()}
-
-
-def kernels_per_step(analysis: Analysis) -> float:
-    """Mean number of GPU work items (kernels, copies, memsets) of a counted step."""
-    uses = counted_steps(analysis)
-    per_step = np.concatenate([r.kernels[u] for r, u in zip(analysis.ranks, uses, strict=True)])
-    return float(per_step.mean()) if len(per_step) else 0.0
 
 
 def where(c: CollectiveSummary) -> str:

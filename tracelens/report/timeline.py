@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tracelens.analysis import counted_steps
 from tracelens.errors import InputError
 from tracelens.pipeline import open_rank
 from tracelens.report.figures import timeline_figure
 from tracelens.report.marks import step_timeline
-from tracelens.report.tables import counted_steps
 from tracelens.report.text import ranges
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def typical_step(analysis: Analysis, rank: int | None = None) -> tuple[int, int]
     """Rank and step number of the counted step whose length is nearest to the median."""
     rows = [
         (int(r.breakdown.wall[k]), r.rank, int(r.steps.number[k]))
-        for r, use in zip(analysis.ranks, counted_steps(analysis), strict=True)
+        for r, use in zip(analysis.ranks, counted_steps(analysis.ranks), strict=True)
         if rank in (None, r.rank)
         for k in np.flatnonzero(use).tolist()
     ]

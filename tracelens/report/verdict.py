@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tracelens.analysis import counted_steps
 from tracelens.infer.result import STRUCTURAL
 from tracelens.report.causes import first_cause, idle_sentence
 from tracelens.report.hidden import overlap_sentence
-from tracelens.report.tables import PARTS, counted_steps, rank_rows, where
+from tracelens.report.tables import PARTS, rank_rows, where
 from tracelens.report.text import clean, duration, listing, number, percent, plural, ranges
 from tracelens.units import NS_PER_MS
 
@@ -179,7 +180,7 @@ def _step_words(analysis: Analysis) -> str:
     if all(r.step_source == "whole trace" for r in analysis.ranks):
         return "The recording shows no step boundaries; taken as one step it"
     on = f" on {plural(ranks, 'rank')}" if ranks > 1 else f" on rank {analysis.ranks[0].rank}"
-    each = {int(use.sum()) for use in counted_steps(analysis)}
+    each = {int(use.sum()) for use in counted_steps(analysis.ranks)}
     over = f"{n}{on}" if ranks == 1 or len(each) > 1 else f"{plural(each.pop(), 'step')}{on}"
     if not any(r.steps.complete.any() for r in analysis.ranks):
         return f"No step was recorded whole; a cut one (mean of {over})"
