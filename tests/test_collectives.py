@@ -137,8 +137,8 @@ def test_where_a_collective_was_launched(tmp_path: Path) -> None:
     for corr in (1, 2, 3, 4):
         built.kernel("ncclDevKernel_AllReduce_Sum_f32_RING_LL(x)", 100 + corr, 1, corr=corr)
     table = table_of(built, tmp_path)
-    places = zip(table.in_node, table.in_accumulate, table.in_hook, strict=True)
-    assert [tuple(map(int, p)) for p in places] == [(1, 0, 0), (1, 1, 1), (1, 1, 0), (0, 0, 0)]
+    places = zip(table.in_node, table.in_accumulate, strict=True)
+    assert [tuple(map(int, p)) for p in places] == [(1, 0), (1, 1), (1, 1), (0, 0)]
 
 
 def two_steps(rank: int, us: float) -> TraceBuilder:

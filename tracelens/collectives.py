@@ -62,10 +62,8 @@ class CommTable:
     stream : int32 (m,)
     host_ns : int64 (m,)
         Start of the launching call; -1 unknown.
-    in_hook : bool (m,)
-        Launched inside ``torch::autograd::AccumulateGrad``: a post-accumulate-grad hook.
     in_accumulate : bool (m,)
-        Launched while the engine evaluated such a node: DDP's reducer hooks in there.
+        Launched while the engine evaluated a ``torch::autograd::AccumulateGrad`` node: by a hook.
     in_node : bool (m,)
         Launched while the engine evaluated any autograd node on that thread.
     event : int64 (m,)
@@ -97,7 +95,6 @@ class CommTable:
     group: Int32s
     stream: Int32s
     host_ns: Int64s
-    in_hook: Bools
     in_accumulate: Bools
     in_node: Bools
     event: Int64s
@@ -161,7 +158,6 @@ def collect(trace: Trace, work: GpuWork, found: StepMap, phases: Phases) -> Comm
         group=group,
         stream=work.stream[rows],
         host_ns=host_ns,
-        in_hook=inside(trace.names_where([ACCUMULATE])),
         in_accumulate=inside(trace.names_where([EVALUATE + ACCUMULATE])),
         in_node=inside(trace.names_starting(EVALUATE)),
         event=work.row[rows],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import numpy as np
 
@@ -63,8 +62,6 @@ _NAMES: tuple[tuple[str, re.Pattern[str], str], ...] = (
         "autograd functions of DeepSpeed's AutoTP",
     ),
 )
-
-Rule = Callable[[RankFacts, Roles], tuple[float, list[str]] | None]
 
 
 def infer_framework(facts: RankFacts, roles: Roles) -> Inference:

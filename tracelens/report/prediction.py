@@ -36,11 +36,6 @@ def render_tuning(found: Tuning, console: Console) -> None:
     print_report(lambda c: _draw_tuning(found, c), console)
 
 
-def render_tuning_text(found: Tuning, width: int = 100) -> str:
-    """What was tried as plain text of at most `width` columns."""
-    return to_text(lambda c: _draw_tuning(found, c), width)
-
-
 def verdict(found: Prediction) -> str:
     """What a change gives, in a sentence."""
     now, then = found.baseline.step_ms, found.step_ms
