@@ -22,7 +22,7 @@ from tracelens.bounds import exposed_wait_bounds, transfer_bounds
 from tracelens.classify import Op
 from tracelens.coherence import of_one_recording, shared_notes, step_notes
 from tracelens.collectives import collect, summarize
-from tracelens.detectors import Context, RankView, is_shared, run_all
+from tracelens.detectors import Context, RankView, find_link, is_shared, run_all
 from tracelens.efficiency import measure_efficiency
 from tracelens.errors import InputError
 from tracelens.fits import fit_transfers
@@ -270,8 +270,9 @@ def _context(
         for r, wait, number in zip(ranks, matches.wait_ns, matches.number, strict=True)
     )
     shared = is_shared(views)
+    link = None if shared else find_link(views, run.device)
     none = np.zeros(len(views))
-    return Context(views, setup, run.device, summary.wall, shared, none, none)
+    return Context(views, setup, run.device, summary.wall, shared, link, none, none)
 
 
 def _wait_bounds(context: Context) -> tuple[float, float] | None:

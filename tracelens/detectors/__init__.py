@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from tracelens.detectors import (
     comm,
     declared,
-    exposure,
     host_side,
     outlier,
     pauses,
@@ -24,10 +23,11 @@ from tracelens.detectors import (
     work,
 )
 from tracelens.detectors.context import Charge, Context, RankView, Verdict
+from tracelens.detectors.link import find_link
 from tracelens.findings import Finding
 from tracelens.thresholds import STALLS
 
-__all__ = ["DETECTORS", "Context", "Detector", "RankView", "Verdict", "run_all"]
+__all__ = ["DETECTORS", "Context", "Detector", "RankView", "Verdict", "find_link", "run_all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ _HAS: dict[str, Callable[[Context], bool]] = {
     "exclusive": lambda c: not c.shared_gpu,
     "unprofiled": lambda c: c.unprofiled_ns is not None,
     "alike": lambda c: not stages.has_stages(c),
-    "link": lambda c: exposure.find_link(c) is not None,
+    "link": lambda c: c.link is not None,
     "ds_config": lambda c: c.ds_config is not None,
 }
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tracelens.detectors import proof
 from tracelens.detectors.context import Charge, Context, charge
-from tracelens.detectors.exposure import amount_text, exposed_of, find_link, sure_of
+from tracelens.detectors.exposure import amount_text, exposed_of, sure_of
 from tracelens.host import Cause
 from tracelens.intervals import union
 from tracelens.thresholds import (
@@ -32,7 +32,7 @@ def slow_interconnect(context: Context) -> Iterator[Charge]:
     Cost: the exposed transfer time beyond what three quarters of NVLink's bandwidth would take.
     Ranks on several hosts meet a slower network; a trace does not say where its ranks run.
     """
-    link = find_link(context)
+    link = context.link
     if link is None or not link.slow:
         return
     everything = [np.ones(len(v.comm), bool) for v in context.views]

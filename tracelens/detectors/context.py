@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracelens.collectives import CommTable
+from tracelens.detectors.link import Link
 from tracelens.findings import Finding, Severity
 from tracelens.host import Cause, Host
 from tracelens.infer.facts import RankFacts
@@ -63,6 +64,8 @@ class Context:
     step_ns: float
     shared_gpu: bool
     """Another process used the GPUs: lengths of collectives say nothing about the link."""
+    link: Link | None
+    """What large collectives reach; None if it is not known, or the GPUs were shared."""
     explained: PerRank
     """What findings so far take of each rank, ns a step: nothing is charged twice."""
     explained_launch: PerRank

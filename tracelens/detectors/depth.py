@@ -8,7 +8,6 @@ import numpy as np
 
 from tracelens.detectors import proof
 from tracelens.detectors.context import Charge, Context, RankView, charge, spread
-from tracelens.detectors.exposure import find_link
 from tracelens.thresholds import CONTENTION, INFO_SHARE, RESUME_NS
 from tracelens.trace import Bools, Int64s
 
@@ -31,7 +30,7 @@ def depth1_reduce_stall(context: Context, masks: Sequence[Bools]) -> Iterator[Ch
     if context.waits is None:
         return
     pairs = [_stalls(v, m) for v, m in zip(context.views, masks, strict=True)]
-    link = find_link(context)
+    link = context.link
     saved = np.array([saved for saved, _ in pairs]) * (1 - (link.excess if link else 0.0))
     saved = saved * (1 - CONTENTION)
     if context.saving(saved) < INFO_SHARE * context.step_ns:

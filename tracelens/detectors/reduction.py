@@ -11,7 +11,7 @@ import numpy as np
 from tracelens.detectors import proof
 from tracelens.detectors.context import Charge, Context, PerRank, charge
 from tracelens.detectors.depth import depth1_reduce_stall
-from tracelens.detectors.exposure import amount_text, exposed_of, find_link, sure_of
+from tracelens.detectors.exposure import amount_text, exposed_of, sure_of
 from tracelens.findings import Proof
 from tracelens.host import Cause
 from tracelens.infer.zero import by_micro_step
@@ -321,8 +321,7 @@ def _as_it_is(context: Context, less_ns: float = 0.0) -> tuple[str, ...]:
 
 
 def _is_slow(context: Context) -> bool:
-    link = find_link(context)
-    return link is not None and link.slow
+    return context.link is not None and context.link.slow
 
 
 def _if_it_stays(saved: float) -> tuple[str, ...]:
