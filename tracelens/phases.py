@@ -12,7 +12,7 @@ from tracelens.classify import Op
 from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
 from tracelens.ranges import autograd_passes, backward_ranges
 from tracelens.steps import EVALUATE, StepMap, forward_marks, host_calls
-from tracelens.thresholds import SCALAR_NELEMS
+from tracelens.thresholds import SCALAR_BYTES, SCALAR_NELEMS
 from tracelens.trace import Int8s, Int32s, Int64s, Kind, Trace, _freeze
 
 #: NCCL's reductions of half-precision sums: never a norm, a flag or a count.
@@ -201,6 +201,6 @@ def _gradient_reductions(trace: Trace, work: GpuWork) -> Int64s:
     size = s.bytes[work.row]
     half = np.array([i for i, t in enumerate(trace.strings) if _HALF_SUM.search(t)], np.int32)
     by_name = np.isin(s.name[work.row], half) | (work.op == Op.REDUCE_SCATTER)
-    large = np.where(size >= 0, size > 8 * SCALAR_NELEMS, by_name)
+    large = np.where(size >= 0, size > SCALAR_BYTES, by_name)
     on = np.isin(work.op, reduces) & (work.launch >= 0) & large
     return np.sort(np.concatenate((called, s.end_ns[work.launch[on]])))

@@ -17,7 +17,7 @@ from tracelens.classify import Op, classify_call, is_comm
 from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans, comm_spans
 from tracelens.operands import first_nelems
 from tracelens.ranges import engine_steps, user_steps
-from tracelens.thresholds import STEP_WORK_TOLERANCE, STUB_SHARE, WARM_UP_RATIO
+from tracelens.thresholds import STEP_GAP, STEP_WORK_TOLERANCE, STUB_SHARE, WARM_UP_RATIO
 from tracelens.trace import Bools, Int32s, Int64s, Kind, Note, Trace, _freeze
 
 MARKER = "ProfilerStep#"
@@ -283,10 +283,8 @@ def _windows(
     follow = end + np.maximum(window_start - start, 0)
     window_end = np.where(has & ~np.bool_(marked), last, np.maximum(last, follow))
     adjacent = np.zeros(k, bool)
-    # markers follow each other within the profiler's own bookkeeping; a longer gap is a pause
-    # between two recorded windows and belongs to no step
     if k > 1:
-        adjacent[:-1] = (start[1:] - end[:-1]) <= (end[:-1] - start[:-1]) // 10
+        adjacent[:-1] = (start[1:] - end[:-1]) <= STEP_GAP * (end[:-1] - start[:-1])
         adjacent[:-1] &= has[1:] & has[:-1]
     window_end[:-1] = np.where(adjacent[:-1], window_start[1:], window_end[:-1])
     return window_start, np.maximum(window_end, window_start)

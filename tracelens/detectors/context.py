@@ -20,6 +20,7 @@ from tracelens.ingest.ds_config import DsConfig
 from tracelens.intervals import Spans, clip_lengths
 from tracelens.overlap import StepBreakdown
 from tracelens.steps import Steps
+from tracelens.thresholds import CRITICAL_SHARE, HIGH_SHARE, INFO_SHARE
 from tracelens.trace import Bools, Int64s
 from tracelens.units import format_ns, ns_to_ms
 
@@ -161,13 +162,13 @@ class Verdict:
 
 
 def severity(cost_ns: float, step_ns: float) -> Severity:
-    """Severity by share of the step: 15 % critical, 5 % high, 0.5 % low, less is information."""
+    """Severity by share of the step."""
     share = cost_ns / step_ns if step_ns else 0.0
-    if share >= 0.15:
+    if share >= CRITICAL_SHARE:
         return "critical"
-    if share >= 0.05:
+    if share >= HIGH_SHARE:
         return "high"
-    return "low" if share >= 0.005 else "info"
+    return "low" if share >= INFO_SHARE else "info"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from tracelens.host import Cause
 from tracelens.thresholds import (
     HOST_BOUND_SHARE,
     LAUNCH_DELAY_NS,
-    SCALAR_NELEMS,
+    SCALAR_BYTES,
 )
 from tracelens.units import format_bytes, format_ns
 
@@ -101,7 +101,7 @@ def allocator_churn(context: Context) -> Iterator[Charge]:
 def pageable_copy(context: Context) -> Iterator[Charge]:
     """Are tensors copied from or to pageable memory, with nothing beside it? Cost: that time.
 
-    Silent about scalars (`SCALAR_NELEMS` of 8 bytes): a loss scale, a learning rate; and about
+    Silent about scalars (`SCALAR_BYTES`): a loss scale, a learning rate; and about
     steps that save a checkpoint.
     """
     times, sizes = [], []
@@ -111,7 +111,7 @@ def pageable_copy(context: Context) -> Iterator[Charge]:
         times.append(v.host.input_ns + v.host.save_ns * usual)
         sizes.append(v.host.input_bytes + v.host.save_bytes * usual)
     spent, size = context.per_rank(times), context.per_rank(sizes).max()
-    if spent.max() <= 0 or size <= 8 * SCALAR_NELEMS:
+    if spent.max() <= 0 or size <= SCALAR_BYTES:
         return
     yield charge(
         context,

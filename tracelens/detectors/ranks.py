@@ -12,7 +12,7 @@ from tracelens.detectors.stages import has_stages, uneven_stages
 from tracelens.detectors.work import from_tokens
 from tracelens.host import Cause
 from tracelens.matching import exposed_wait_of_rows
-from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE, STALLS
+from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE, STALL_NS, STALLS
 from tracelens.units import format_ns
 
 
@@ -174,7 +174,8 @@ def gpu_shared(context: Context) -> Iterator[Charge]:
         late,
         ranks=tuple(v.rank for v, n in zip(context.views, count, strict=True) if n >= STALLS),
         evidence=(
-            f"{count.sum()} times launched work started more than 0.3 ms late on an idle device, "
+            f"{count.sum()} times launched work started more than "
+            f"{format_ns(STALL_NS)} late on an idle device, "
             f"{format_ns(float(late.max()))} a step on one rank",
             "lengths of collectives are not trusted as bandwidth here",
         ),

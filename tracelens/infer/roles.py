@@ -14,7 +14,7 @@ from tracelens.classify import Op
 from tracelens.collectives import CommTable
 from tracelens.infer.facts import RankFacts
 from tracelens.phases import Phase
-from tracelens.thresholds import GATHER_SHARE, SCALAR_NELEMS
+from tracelens.thresholds import GATHER_SHARE, SCALAR_BYTES, SCALAR_NELEMS
 from tracelens.trace import Bools, Int64s, _freeze
 
 _REDUCTIONS = (Op.ALL_REDUCE, Op.REDUCE, Op.REDUCE_SCATTER)
@@ -127,7 +127,7 @@ def _is_small(c: CommTable) -> Bools:
     """Messages of a few elements; where their type is unknown, of the bytes that few may have."""
     # (a gather of one element from each rank of a large job is still small)
     few = (c.in_nelems >= 0) & (c.in_nelems <= SCALAR_NELEMS)
-    return np.asarray(few | ((c.nelems < 0) & (c.bytes >= 0) & (c.bytes <= 4 * SCALAR_NELEMS)))
+    return np.asarray(few | ((c.nelems < 0) & (c.bytes >= 0) & (c.bytes <= SCALAR_BYTES)))
 
 
 def _small_by_type(c: CommTable, in_step: Bools, reduces: Bools) -> Bools:

@@ -14,6 +14,7 @@ from tracelens.links import OPTIMIZER_STEP
 from tracelens.thresholds import (
     ACCUMULATE_TOLERANCE,
     OFFLOAD_SHARE,
+    ONE_TYPE_RATIO,
     RECOMPUTE_SHARE,
     SMALL_INPUT_BYTES,
 )
@@ -138,7 +139,8 @@ def infer_precision(facts: RankFacts, roles: Roles, framework: Inference) -> Inf
         text = f"gradients are reduced in {value}"
         return Inference(key, value, (value,), STRUCTURAL, (text,))
     by_name = {t: ns for t, ns in facts.kernel_types.items() if t in ("bf16", "fp16")}
-    if by_name and max(by_name.values()) > 10 * (sum(by_name.values()) - max(by_name.values())):
+    most = max(by_name.values(), default=0)
+    if most > ONE_TYPE_RATIO * (sum(by_name.values()) - most):
         value = max(by_name, key=lambda t: by_name[t])
         text = f"kernels for {value} take most of the time of those whose names tell a half type"
         return Inference(key, value, (value,), STATISTICAL, (text,))

@@ -15,6 +15,7 @@ import numpy as np
 from tracelens.analysis import counted_steps
 from tracelens.host import Cause
 from tracelens.report.text import clean, duration, listing, percent, plural, ranges
+from tracelens.thresholds import HIGH_SHARE
 from tracelens.units import NS_PER_MS, format_ns
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 TITLE = "What slows the step"
 #: Over the findings that are information only.
 INFO = "Seen, at no cost that is sure or next to none:"
-
-#: Share of the step from which on its first cause is named in the verdict: severity "high".
-WORTH_NAMING = 0.05
 
 #: `Cause` by name, after "while the GPU is idle".
 _IDLE = {
@@ -169,7 +167,7 @@ def first_cause(analysis: Analysis) -> str:
         return ""
     first = max(rows, key=lambda f: f.cost_ms_per_step)
     cost = first.cost_ms_per_step * NS_PER_MS
-    if cost < WORTH_NAMING * step:
+    if cost < HIGH_SHARE * step:
         return ""
     title, share = clean(first.title).rstrip("."), percent(cost, step)
     told = (

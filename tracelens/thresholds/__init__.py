@@ -11,12 +11,19 @@ DeepSpeed's overflow flag and norm partials have 1 element (runtime/zero/stage_1
 stage3.py, 0.19.8), Hugging Face's ``num_items_in_batch`` one a rank, MoE capacity one an expert.
 """
 
+SCALAR_BYTES: Final = 8 * SCALAR_NELEMS
+"""The same where only bytes are known: no type of torch or NCCL that they may have is longer."""
+
 STEP_WORK_TOLERANCE: Final = 0.05
 """A step without a marker of its own is whole if its GPU work count is within 5 % of the median.
 
 Counts of one rank repeat exactly from step to step in 47 of 47 recorded torch.profiler runs, up to
 a few allocator- and logging-related copies; a step cut by the window loses far more.
 """
+
+STEP_GAP: Final = 0.1
+"""Marks of steps follow each other within the profiler's own bookkeeping. A gap of a tenth of the
+step is a pause between two recorded windows, and belongs to no step."""
 
 STEP_RANGE_WORK: Final = 0.5
 """At least half of the ranges that mark steps launch matrix products or attention; a range around
@@ -39,6 +46,10 @@ OFFLOAD_SHARE: Final = 0.5
 CPU-Adam copies every owned gradient once to the host (4 or 2 bytes an element) and every updated
 parameter back (DeepSpeed stage_1_and_2.py:1888, stage3.py, 0.19.8); logging moves a few bytes.
 """
+
+ONE_TYPE_RATIO: Final = 10
+"""Kernels named for one half-precision type must run ten times as long as those for the other
+before they tell what the model computes in: casts and optimizers name both."""
 
 RECOMPUTE_SHARE: Final = 0.02
 """Forward-only ops on the autograd thread, as a share of those in the forward pass, above which
@@ -161,6 +172,13 @@ saying. Recorded runs lose less than 0.1 % so."""
 
 INFO_SHARE: Final = 0.005
 """Half a percent of the step: what costs less is information, and some of it is not said."""
+
+HIGH_SHARE: Final = 0.05
+"""Severity is high from 5 % of the step on, more than recordings of one job mostly differ by
+(`NOISE_OF_RECORDINGS`), and the verdict names the largest such cause. Judged, as is the next."""
+
+CRITICAL_SHARE: Final = 0.15
+"""Severity is critical from 15 % of the step on: a seventh of what the job costs."""
 
 TIMER_SYNCS: Final = 2
 """Device synchronisations per backward pass of DeepSpeed's throughput timer (utils/timer.py,
