@@ -160,12 +160,25 @@ def test_only_what_cannot_be_equal_is_a_change(before: Any, after: Any, changed:
     assert (back["setup_changes"] != {}) is changed
 
 
-def test_bounds_exclude_what_lies_outside() -> None:
+@pytest.mark.parametrize(
+    ("bounds", "outside", "inside"),
+    [
+        ({"low": 100, "high": 200}, (50, 200), (100, 199)),
+        ({"low": 100}, (99,), (100, 10**9)),
+        ({"high": 200}, (200, 201), (1, 199)),
+    ],
+)
+def test_bounds_exclude_what_lies_outside(
+    bounds: dict[str, int], outside: tuple[int, ...], inside: tuple[int, ...]
+) -> None:
     a, b = report(*STEADY, reduce_bucket_size=50), report(*STEADY, reduce_bucket_size=())
-    b["setup"]["reduce_bucket_size"] |= {"low": 100, "high": 200}
-    assert compare(a, b)["setup_changes"] == {"reduce_bucket_size": [50, None]}
-    a["setup"]["reduce_bucket_size"] = answer(150)
-    assert compare(a, b)["setup_changes"] == {}
+    b["setup"]["reduce_bucket_size"] |= bounds
+    for value in outside:
+        a["setup"]["reduce_bucket_size"] = answer(value)
+        assert compare(a, b)["setup_changes"] == {"reduce_bucket_size": [value, None]}
+    for value in inside:
+        a["setup"]["reduce_bucket_size"] = answer(value)
+        assert compare(a, b)["setup_changes"] == {}
 
 
 def test_findings_go_come_and_cannot_be_judged() -> None:

@@ -73,7 +73,7 @@ def _value(answer: dict[str, Any]) -> Any:
         return html.B(value_text(answer["value"]))
     bounds = [
         f"{word} {value_text(answer[k])}"
-        for word, k in (("at least", "low"), ("at most", "high"))
+        for word, k in (("at least", "low"), ("below", "high"))
         if answer.get(k) is not None
     ]
     options = [value_text(c) for c in answer["candidates"]]

@@ -55,9 +55,8 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 def _apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two answers share no possible value. Without any candidate nothing is excluded."""
     for x, y in ((a, b), (b, a)):
-        if x["value"] is not None and y["value"] is None and "low" in y:
-            outside = x["value"] < y["low"] or x["value"] > y.get("high", x["value"])
-            return bool(outside)
+        if x["value"] is not None and y["value"] is None and ("low" in y or "high" in y):
+            return not y.get("low", x["value"]) <= x["value"] < y.get("high", x["value"] + 1)
     sides = [[x["value"]] if x["value"] is not None else x["candidates"] for x in (a, b)]
     if not all(sides):
         return False

@@ -33,7 +33,7 @@ class Inference:
     evidence : tuple of str
         Sentences that a reader can check against the trace, then what would decide.
     low, high : int, optional
-        Bounds of a size that can only be bounded.
+        Bounds of a size that can only be bounded: it is at least `low`, and below `high`.
     """
 
     key: str

@@ -229,5 +229,5 @@ def _value(i: Inference) -> str:
 
 def _told(i: Inference) -> list[str]:
     """The bounds that are known, in words."""
-    bounds = (("at least", i.low), ("at most", i.high))
+    bounds = (("at least", i.low), ("below", i.high))
     return [f"{word} {format_count(n)}" for word, n in bounds if n is not None]
