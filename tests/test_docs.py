@@ -8,11 +8,13 @@ import shlex
 import subprocess
 import sys
 import urllib.request
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import tracelens
+from tracelens.replay.tune import Tuning
 
 REPO = Path(__file__).parent.parent
 DEMO = REPO / "sample_traces" / "zero2_slow_fabric"
@@ -152,6 +154,18 @@ def test_every_json_key_is_documented() -> None:
     keys |= set(report["import"]) | set(report["setup"]["framework"])
     known = set(re.findall(r"\w+", page))
     assert not keys - known
+
+
+def test_every_json_key_of_predictions_is_documented() -> None:
+    page = (REPO / "docs" / "json.md").read_text(encoding="utf-8")
+    page = page[page.index("# What other commands print") :]
+    analysis = tracelens.analyze(DEMO)
+    told = tracelens.whatif(analysis, {"reduce_bucket_size": 50_000_000}).to_json()
+    path = tracelens.critical_path(analysis).to_json()
+    keys = set(told) | set(told["baseline"]) | set(told["predicted"])
+    keys |= set(path) | set(path["parts"][0])
+    keys |= {f.name for f in fields(Tuning)} | {"best"}
+    assert not keys - set(re.findall(r"\w+", page))
 
 
 def excerpt(report: str) -> str:
