@@ -2,6 +2,7 @@
 
 Figures are the vendors' data sheets', without sparsity (where a sheet gives the sparse figure only,
 half of it), at the sheet's boost clock. A GPU under load clocks lower: no product reaches them.
+Each was held against its source, or against a table made from it, on 21 November 2026.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+_NVIDIA = "https://www.nvidia.com/en-us/data-center"
+_SHEETS = "https://www.nvidia.com/content/dam/en-zz/Solutions"
+
 
 @dataclass(frozen=True, slots=True)
 class Peak:
     """Dense TFLOP/s of one kind of GPU; None where the unit does not exist.
 
-    `fp16` is with fp32 accumulation. `fp32` is without tensor cores, `tf32` with them.
+    `fp16` is with fp32 accumulation. `fp32` is without tensor cores, `tf32` with them. `url` is
+    where `source` was found.
     """
 
     names: tuple[str, ...]
@@ -22,49 +27,94 @@ class Peak:
     fp16: float | None
     tf32: float | None
     fp32: float
-    fp8: float | None
     source: str
+    url: str
 
 
 #: The first row of which a name is in the device's name holds: special ones come before general.
 PEAKS: Final = (
-    Peak(("GB200",), 2500, 2500, 1250, 80, 5000, "NVIDIA GB200 NVL72 data sheet, a GPU of it"),
-    Peak(("B200",), 2250, 2250, 1125, 75, 4500, "NVIDIA DGX B200 and HGX data sheets"),
-    Peak(("H200 NVL",), 835.5, 835.5, 417.5, 60, 1670.5, "NVIDIA H200 data sheet, NVL column"),
-    Peak(("H200",), 989.5, 989.5, 494.5, 67, 1979, "NVIDIA H200 data sheet, SXM column"),
-    Peak(("H100 NVL",), 835.5, 835.5, 417.5, 60, 1670.5, "NVIDIA H100 data sheet, NVL column"),
+    # bf16 and tf32 are printed as 5 and 2.5 PFLOP/s with sparsity, of one GPU
     Peak(
-        ("H100 PCIe", "H800 PCIe"),
-        756.5,
-        756.5,
-        378,
-        51,
-        1513,
-        "NVIDIA H100 data sheet, PCIe",
+        ("GB200",), 2500, 2500, 1250, 80,
+        "NVIDIA Blackwell data sheet, a GPU of GB200 NVL72",
+        "https://nvdam.widen.net/s/wwnsxrhm2w/blackwell-datasheet-3384703",
+    ),
+    # tf32 is printed as 18 PFLOP/s with sparsity for eight, and as 2.2 for one
+    Peak(
+        ("B200",), 2250, 2250, 1125, 75,
+        "NVIDIA Blackwell and DGX B200 data sheets, a GPU of HGX B200",
+        "https://resources.nvidia.com/en-us-dgx-systems/dgx-b200-datasheet",
     ),
     Peak(
-        ("H100", "H800", "GH200"),
-        989.5,
-        989.5,
-        494.5,
-        67,
-        1979,
-        "NVIDIA H100 data sheet, SXM column",
+        ("H200 NVL",), 835.5, 835.5, 417.5, 60,
+        "NVIDIA H200 data sheet, NVL column", f"{_NVIDIA}/h200/",
     ),
-    Peak(("A100", "A800"), 312, 312, 156, 19.5, None, "NVIDIA A100 data sheet"),
-    Peak(("A40",), 149.7, 149.7, 74.8, 37.4, None, "NVIDIA A40 data sheet"),
-    Peak(("A30",), 165, 165, 82, 10.3, None, "NVIDIA A30 data sheet"),
-    Peak(("A10",), 125, 125, 62.5, 31.2, None, "NVIDIA A10 data sheet"),
-    Peak(("L40S",), 362, 362, 183, 91.6, 733, "NVIDIA L40S data sheet"),
-    Peak(("L40",), 181, 181, 90.5, 90.5, 362, "NVIDIA L40 data sheet"),
-    Peak(("L4",), 121, 121, 60, 30.3, 242.5, "NVIDIA L4 data sheet, half of the sparse figures"),
-    Peak(("V100-PCIE",), None, 112, None, 14, None, "NVIDIA V100 data sheet, PCIe column"),
-    Peak(("V100",), None, 125, None, 15.7, None, "NVIDIA V100 data sheet, NVLink column"),
-    Peak(("T4",), None, 65, None, 8.1, None, "NVIDIA T4 data sheet"),
-    Peak(("RTX 4090",), 165.2, 165.2, 82.6, 82.6, 330.3, "NVIDIA Ada whitepaper, appendix A"),
-    Peak(("RTX 3090",), 71, 71, 35.6, 35.6, None, "NVIDIA GA102 whitepaper, appendix A"),
-    Peak(("MI325X", "MI300X"), 1307.4, 1307.4, 653.7, 163.4, 2614.9, "AMD Instinct data sheets"),
-)
+    Peak(
+        ("H200",), 989.5, 989.5, 494.5, 67,
+        "NVIDIA H200 data sheet, SXM column", f"{_NVIDIA}/h200/",
+    ),
+    Peak(
+        ("H100 NVL",), 835.5, 835.5, 417.5, 60,
+        "NVIDIA H100 data sheet, NVL column", f"{_NVIDIA}/h100/",
+    ),
+    # H800 and A800 have the chips of H100 and A100 with fewer NVLinks
+    Peak(
+        ("H100 PCIe", "H800 PCIe"), 756.5, 756.5, 378, 51,
+        "NVIDIA H100 data sheet, PCIe column", f"{_NVIDIA}/h100/",
+    ),
+    Peak(
+        ("H100", "H800", "GH200"), 989.5, 989.5, 494.5, 67,
+        "NVIDIA H100 data sheet, SXM column", f"{_NVIDIA}/h100/",
+    ),
+    Peak(("A100", "A800"), 312, 312, 156, 19.5, "NVIDIA A100 data sheet", f"{_NVIDIA}/a100/"),
+    Peak(
+        ("A40",), 149.7, 149.7, 74.8, 37.4, "NVIDIA A40 data sheet",
+        f"{_SHEETS}/Data-Center/a40/nvidia-a40-datasheet.pdf",
+    ),
+    Peak(
+        ("A30",), 165, 165, 82, 10.3, "NVIDIA A30 data sheet",
+        f"{_SHEETS}/data-center/products/a30-gpu/pdf/a30-datasheet.pdf",
+    ),
+    Peak(
+        ("A10",), 125, 125, 62.5, 31.2, "NVIDIA A10 data sheet",
+        f"{_SHEETS}/Data-Center/a10/nvidia-a10-datasheet.pdf",
+    ),
+    Peak(("L40S",), 362, 362, 183, 91.6, "NVIDIA L40S data sheet", f"{_NVIDIA}/l40s/"),
+    Peak(("L40",), 181, 181, 90.5, 90.5, "NVIDIA L40 data sheet", f"{_NVIDIA}/l40/"),
+    Peak(
+        ("L4",), 121, 121, 60, 30.3,
+        "NVIDIA L4 data sheet, half of the sparse figures", f"{_NVIDIA}/l4/",
+    ),
+    Peak(
+        ("V100-PCIE",), None, 112, None, 14, "NVIDIA V100 data sheet, PCIe column",
+        "https://images.nvidia.com/content/technologies/volta/pdf/tesla-volta-v100-datasheet-letter-fnl-web.pdf",
+    ),
+    Peak(
+        ("V100",), None, 125, None, 15.7, "NVIDIA V100 data sheet, NVLink column",
+        "https://images.nvidia.com/content/technologies/volta/pdf/tesla-volta-v100-datasheet-letter-fnl-web.pdf",
+    ),
+    Peak(
+        ("T4",), None, 65, None, 8.1, "NVIDIA T4 data sheet",
+        f"{_SHEETS}/Data-Center/tesla-t4/t4-tensor-core-datasheet-951643.pdf",
+    ),
+    Peak(
+        ("RTX 4090",), 165.2, 165.2, 82.6, 82.6,
+        "NVIDIA Ada GPU Architecture whitepaper 2.1, appendix A",
+        "https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf",
+    ),
+    Peak(
+        ("RTX 3090",), 71, 71, 35.6, 35.6,
+        "NVIDIA Ampere GA102 GPU Architecture whitepaper 1, appendix A",
+        "https://images.nvidia.com/aem-dam/en-zz/Solutions/geforce/ampere/pdf/NVIDIA-ampere-GA102-GPU-Architecture-Whitepaper-V1.pdf",
+    ),
+    Peak(
+        ("MI325X", "MI300X"), 1307.4, 1307.4, 653.7, 163.4, "AMD Instinct MI300X data sheet",
+        "https://www.amd.com/en/products/accelerators/instinct/mi300/mi300x.html",
+    ),
+)  # fmt: skip
+
+#: Words behind a name that make it another, smaller GPU, or a part of one.
+_OTHERS: Final = frozenset({"Laptop", "Mobile", "Max", "Ti", "D", "SUPER", "MIG"})
 
 
 def find_peak(device: str | None) -> Peak | None:
@@ -76,10 +126,12 @@ def find_peak(device: str | None) -> Peak | None:
     (989.5, 756.5)
     >>> find_peak("NVIDIA A100-SXM4-80GB").source
     'NVIDIA A100 data sheet'
-    >>> find_peak("Test GPU") is None
-    True
+    >>> find_peak("Test GPU") is None, find_peak("NVIDIA A100-SXM4-40GB MIG 1g.5gb") is None
+    (True, True)
     """
     words = (device or "").replace("-", " ").split()
+    if _OTHERS.intersection(words):
+        return None
     for peak in PEAKS:
         for name in peak.names:
             wanted = name.replace("-", " ").split()
