@@ -6,32 +6,22 @@ import os
 
 import click
 
+from tracelens.cli import options
 from tracelens.cli.output import console, print_json, printable
 from tracelens.cli.reading import read, read_report, size
 from tracelens.errors import UsageError
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@options.paths
+@options.as_json("the report")
 @click.option(
     "--html",
     type=click.Path(dir_okay=False),
     help="Also write the report as one self-contained HTML file.",
 )
-@click.option(
-    "--rank",
-    "ranks",
-    type=click.IntRange(min=0),
-    multiple=True,
-    metavar="N",
-    help="Read this rank only; may be given several times.",
-)
-@click.option(
-    "--ds-config",
-    type=click.Path(dir_okay=False),
-    help="The ds_config that the job was started with; by default the one in its manifest.",
-)
+@options.some_ranks("Read")
+@options.ds_config
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tracelens.cli import options
 from tracelens.cli.compare import EXIT_LIMIT
 from tracelens.cli.output import console, print_json
 from tracelens.cli.reading import read_report
@@ -39,7 +40,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="KEY=VALUE",
     help="Setup that must have run, as in the report: zero_stage=3, overlap_comm=true.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@options.as_json("the outcome")
 def command(
     path: str,
     fail_on: str | None,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from pathlib import Path
 from typing import Any
 
 import click
 
+from tracelens.cli import options
 from tracelens.cli.output import printable
 from tracelens.errors import InputError, UsageError
 
@@ -30,16 +33,9 @@ def _common(function: Any) -> Any:
     return folder(job(function))
 
 
-def _ranks(function: Any) -> Any:
-    return click.option(
-        "--rank", "ranks", type=click.IntRange(min=0), multiple=True, metavar="N",
-        help="Record this rank only; may be given several times.",
-    )(function)  # fmt: skip
-
-
 @command.command("torch", context_settings=_JOB)
 @_common
-@_ranks
+@options.some_ranks("Record")
 @click.option(
     "--level",
     type=click.Choice(["light", "standard", "deep"]),
@@ -59,13 +55,13 @@ def torch_command(job: tuple[str, ...], out: str, ranks: tuple[int, ...], **how:
     recorded: put a TorchTraceCollector into the script.
     """
     schedule = {key: how[key] for key in ("skip", "timed", "active")}
-    options = {"collector": "torch", "level": how["level"], "schedule": schedule}
-    _run(job, out, ranks, options)
+    wanted = {"collector": "torch", "level": how["level"], "schedule": schedule}
+    _run(job, out, ranks, wanted)
 
 
 @command.command("flops", context_settings=_JOB)
 @_common
-@_ranks
+@options.some_ranks("Record")
 @click.option("--skip", type=click.IntRange(min=0), default=1, show_default=True)
 def flops_command(job: tuple[str, ...], out: str, ranks: tuple[int, ...], skip: int) -> None:
     """Count the FLOPs of one step of JOB, after --skip steps, beside what lies in the folder.
@@ -75,30 +71,22 @@ def flops_command(job: tuple[str, ...], out: str, ranks: tuple[int, ...], skip: 
     _run(job, out, ranks, {"collector": "flops", "skip": skip})
 
 
-def _run(job: tuple[str, ...], out: str, ranks: tuple[int, ...], options: dict[str, Any]) -> None:
-    import os
-
+def _run(job: tuple[str, ...], out: str, ranks: tuple[int, ...], wanted: dict[str, Any]) -> None:
     from collectors import _auto
 
-    known: dict[str, Any] = {"run_dir": os.path.abspath(out), **options}
+    known: dict[str, Any] = {"run_dir": os.path.abspath(out), **wanted}
     if ranks:
         known["ranks"] = sorted(set(ranks))
     try:
         code = _auto.run(job, known)
     except FileNotFoundError as e:
         raise UsageError(f"{job[0]}: {e.strerror}", hint="give the job's command after --") from e
-    written = sorted(p for p in os.listdir(out) if p.endswith(".run.json")) if _is(out) else []
+    written = sorted(Path(out).glob("*.run.json"))
     if not written:
         click.echo("nothing was recorded: did the job step an optimizer often enough?", err=True)
     else:
         click.echo(f"wrote {printable(out)}: {len(written)} ranks", err=True)
     click.get_current_context().exit(code)
-
-
-def _is(folder: str) -> bool:
-    import os
-
-    return os.path.isdir(folder)
 
 
 @command.command("nsys", context_settings=_JOB)

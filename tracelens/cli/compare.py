@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tracelens.cli import options
 from tracelens.cli.output import console, print_json
 from tracelens.cli.reading import read_json, read_report
 
@@ -13,7 +14,7 @@ EXIT_LIMIT = 3
 @click.command()
 @click.argument("before", type=click.Path())
 @click.argument("after", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+@options.as_json("the comparison")
 @click.option(
     "--fail-if-slower",
     type=click.FloatRange(min=0),

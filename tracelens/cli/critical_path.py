@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from tracelens.cli import options
 from tracelens.cli.output import console, print_json
 from tracelens.cli.reading import read
 
 
 @click.command("critical-path")
-@click.argument("paths", nargs=-1, required=True, type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print the path as JSON.")
+@options.paths
+@options.as_json("the path")
 def command(paths: tuple[str, ...], as_json: bool) -> None:
     """Where a step's length comes from.
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import click
 
+from tracelens.cli import options
 from tracelens.cli.output import printable
 from tracelens.errors import InputError
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@options.paths
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8050, show_default=True, help="0: a free one."
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--ds-config",
-    type=click.Path(dir_okay=False),
-    help="The ds_config that the job was started with; by default the one in its manifest.",
-)
+@options.ds_config
 def command(paths: tuple[str, ...], port: int, host: str, ds_config: str | None) -> None:
     """Look at recorded runs in a browser.
 

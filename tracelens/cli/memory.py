@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import click
 
+from tracelens.cli import options
 from tracelens.cli.output import console, print_json
 from tracelens.cli.reading import read
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-@click.option(
-    "--ds-config",
-    type=click.Path(dir_okay=False),
-    help="The ds_config that the job was started with; by default the one in its manifest.",
-)
+@options.paths
+@options.as_json("it")
+@options.ds_config
 def command(paths: tuple[str, ...], as_json: bool, ds_config: str | None) -> None:
     """Tell what the run keeps in GPU memory, and what other ZeRO stages would.
 

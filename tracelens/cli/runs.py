@@ -8,12 +8,13 @@ from typing import Literal
 
 import click
 
+from tracelens.cli import options
 from tracelens.cli.output import console, print_json, printable
 
 
 @click.command()
 @click.argument("store", default="run.db", type=click.Path(), metavar="[run.db]")
-@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@options.as_json("the list")
 @click.option("--delete", multiple=True, metavar="RUN", help="Delete this run, by number or name.")
 @click.option(
     "--export",

@@ -6,6 +6,7 @@ import os
 
 import click
 
+from tracelens.cli import options
 from tracelens.cli.output import console, print_json, printable
 from tracelens.cli.reading import read
 from tracelens.errors import UsageError
@@ -15,25 +16,16 @@ COMMENTED = ".hjson"
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print what was tried as JSON.")
-@click.option(
-    "--ds-config",
-    type=click.Path(dir_okay=False),
-    help="The ds_config that the job was started with; by default the one in its manifest.",
-)
+@options.paths
+@options.as_json("what was tried")
+@options.ds_config
 @click.option(
     "--write",
     type=click.Path(dir_okay=False),
     metavar="FILE",
     help="Write the tuned ds_config; a new file, with comments if it ends in .hjson.",
 )
-@click.option(
-    "--step-ms",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="MS",
-    help="Mean step without a profiler; by default the one in the run's manifest.",
-)
+@options.step_ms
 def command(
     paths: tuple[str, ...],
     as_json: bool,

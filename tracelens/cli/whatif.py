@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from tracelens.cli import options
 from tracelens.cli.output import console, print_json
 from tracelens.cli.reading import keep_prediction, read
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@options.paths
 @click.option(
     "--set",
     "settings",
@@ -18,18 +19,9 @@ from tracelens.cli.reading import keep_prediction, read
     metavar="KEY=VALUE",
     help="What to change, as in a ds_config; may be given several times.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the prediction as JSON.")
-@click.option(
-    "--ds-config",
-    type=click.Path(dir_okay=False),
-    help="The ds_config that the job was started with; by default the one in its manifest.",
-)
-@click.option(
-    "--step-ms",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="MS",
-    help="Mean step without a profiler; by default the one in the run's manifest.",
-)
+@options.as_json("the prediction")
+@options.ds_config
+@options.step_ms
 def command(
     paths: tuple[str, ...],
     settings: tuple[str, ...],
