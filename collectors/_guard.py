@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, TypeVar
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -45,6 +46,37 @@ class Guest:
         with warnings.catch_warnings():
             warnings.simplefilter("always", CollectorWarning)
             warnings.warn(text, CollectorWarning, stacklevel=3)
+
+
+_Self = TypeVar("_Self", bound="Collector")
+
+
+class Collector(Guest):
+    """Base of what is put around a training loop: a context manager with `step`."""
+
+    def __enter__(self: _Self) -> _Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Begin; `with` does it."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """A step of training ends here: after the optimizer's."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Stop, and write what there is; `with` does it. More steps change nothing."""
+        raise NotImplementedError
 
 
 def guarded(method: _Method) -> _Method:

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from . import _job, _manifest
-from ._guard import Guest, guarded
+from ._guard import Collector, guarded
 from ._pace import Pace
 
 
@@ -71,11 +70,8 @@ class Schedule:
         return "RECORD_AND_SAVE" if recorded == self.active - 1 else "RECORD"
 
 
-_Self = TypeVar("_Self", bound="StepCollector")
-
-
-class StepCollector(Guest):
-    """Base of the collectors that record some steps: a context manager with `step`.
+class StepCollector(Collector):
+    """Base of the collectors that record some steps.
 
     Subclasses say what happens in `_open` (once, before the first step), `_tick` (at the end of
     each step) and `_shut` (once).
@@ -99,18 +95,6 @@ class StepCollector(Guest):
         self._window = 0
         self._plain: Pace | None = None
         self._traced: Pace | None = None
-
-    def __enter__(self: _Self) -> _Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def on(self) -> bool:

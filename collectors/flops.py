@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from . import _job, _manifest
 from ._flop_count import Counts, counting
-from ._guard import Guest, guarded
+from ._guard import Collector, guarded
 
 #: Modules that are listed, most FLOPs first.
 _LISTED = 200
 
 
-class FlopsCollector(Guest):
+class FlopsCollector(Collector):
     """Counts the FLOPs of one optimizer step on this rank and writes them into the manifest.
 
     Use it as a context manager around the training loop and call `step` at the end of each step.
@@ -70,18 +69,6 @@ class FlopsCollector(Guest):
         self._mode: Any = None
         self._watch: _Modules | None = None
         self._check: _DeepSpeedCheck | None = None
-
-    def __enter__(self) -> FlopsCollector:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def on(self) -> bool:
