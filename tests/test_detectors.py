@@ -564,6 +564,59 @@ def test_gpu_shared(tmp_path: Path) -> None:
     assert how(one, "gpu_shared") == ("clean", None)  # three stalls are chance
 
 
+def queued(late: float, n: int, name: str = "gemm") -> Adds:
+    """Before the step's own work n kernels, all launched at its start, `late` ms between them."""
+
+    def add(trace: TraceBuilder, step: int, zero: float) -> None:
+        for i in range(n):
+            start = zero + 1 + i * (late + 1)
+            work(trace, name, (zero + 0.1, start, 1), stream=9)
+
+    return add
+
+
+def test_device_wait(tmp_path: Path) -> None:
+    """Of three kernels a step two wait 3 ms in the queue; the first waits 0.9 ms on an idle device,
+    but in the first step, which begins with it: (3 x 6 + 2 x 0.9) / 3.
+    """
+    rank = Rank(host=20, add=queued(3, 3))
+    context = context_of(Run((rank, rank)), tmp_path)
+    assert not context.shared_gpu
+    assert how(context, "gpu_shared") == ("clean", None)
+    assert cost_of(context, "device_wait") == ms(6.6)
+    evidence = found_in(context)["device_wait"].evidence[0]
+    assert evidence.startswith("16 times")  # of both ranks
+    assert "12 of them were in a queue, 0 " in evidence
+    assert how(context_of(Run(), tmp_path), "device_wait") == ("clean", None)
+
+
+def test_device_wait_at_first_use(tmp_path: Path) -> None:
+    """Six kernels, each the first of its name, start 3 ms late on a device that was idle; the first
+    step begins with one of them: 5 x 3 / 3.
+    """
+
+    def add(trace: TraceBuilder, step: int, zero: float) -> None:
+        for i in range(2):
+            at = zero + 5 * i
+            work(trace, f"kernel_{step}_{i}", (at + 1, at + 4, 1), stream=9)
+
+    rank = Rank(host=20, add=add)
+    context = context_of(Run((rank, rank)), tmp_path)
+    assert how(context, "gpu_shared") == ("clean", None)
+    assert cost_of(context, "device_wait") == ms(5)
+    assert "warm up" in found_in(context)["device_wait"].remedy
+
+
+def test_device_wait_is_what_slices_are_too_short_for(tmp_path: Path) -> None:
+    """Slices of 2.4 ms are another process's, 12 ms of late start are not."""
+    rank = Rank(host=5, late=2.4)
+    slow = Rank(host=40, late=12)
+    assert context_of(Run((rank, rank), steps=7), tmp_path).shared_gpu
+    context = context_of(Run((slow, slow), steps=7), tmp_path)
+    assert not context.shared_gpu
+    assert cost_of(context, "device_wait") == ms(6 * 12 / 7)
+
+
 # --------------------------------------------------------------------------------- communication
 def test_slow_interconnect_and_the_rest_is_the_setups(tmp_path: Path) -> None:
     """80 MB in 8 ms over two ranks are 10 GB/s, where NVLink gives 337.5.

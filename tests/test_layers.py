@@ -28,7 +28,7 @@ FLOORS = (
     ("ranges",),
     ("steps",),
     ("moments",),
-    ("phases", "launches", "copies", "syncs", "peculiar"),
+    ("phases", "launches", "late_starts", "copies", "syncs", "peculiar"),
     ("host",),
     ("overlap",),
     ("collectives",),

@@ -17,6 +17,7 @@ import numpy as np
 from tracelens.classify import Op
 from tracelens.copies import exposed_of, is_pageable, pageable_of
 from tracelens.intervals import Spans, clip_lengths, intersect, subtract, union
+from tracelens.late_starts import LateStarts, late_starts
 from tracelens.launches import hooks, kernel_sums, launches, longest_kernels, recomputed_ns
 from tracelens.links import OPTIMIZER_STEP, GpuWork
 from tracelens.moments import Moment, before_end, of_events, until_work
@@ -31,7 +32,7 @@ from tracelens.syncs import (
     sync_rows,
     works_for_steps,
 )
-from tracelens.thresholds import PAUSE_NS, STALL_NS
+from tracelens.thresholds import PAUSE_NS
 from tracelens.trace import Bools, Int64s, Kind, Trace, _freeze
 
 
@@ -89,6 +90,8 @@ class Host:
     stalls, stall_ns : int64 (k,)
         Launched work that an idle device started late by more than `STALL_NS`: how often, and
         how much later in all.
+    late : LateStarts
+        The same one by one.
     pauses : tuple of Pause
     launch_delay_ns, kernel_ns, call_ns : float
         Medians over compute kernels: end of launch to start, length, length of the launch call.
@@ -131,6 +134,7 @@ class Host:
     allocator_calls: Int64s
     stalls: Int64s
     stall_ns: Int64s
+    late: LateStarts
     pauses: tuple[Pause, ...]
     launch_delay_ns: float
     kernel_ns: float
@@ -167,7 +171,7 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
         Steps that medians are taken over.
     """
     steps, backward_end_ns = found.steps, passes.last_ends(len(found.steps))
-    host, device, late = _idle(work, steps)
+    host, device, late = _idle(trace, work, steps)
     gaps, pauses = _pauses(trace, work, found)
     syncs = sync_rows(trace, work, steps, backward_end_ns)
     update = _cpu_update(trace, steps, backward_end_ns)
@@ -179,7 +183,6 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
     read, read_size = pageable_of(trace, work, found, Op.COPY_H2D)
     hooked, extra = hooks(trace)
     delay, kernel, call, count = launches(trace, work, found, whole)
-    stalls, stall_ns = _stalls(late, steps)
 
     def within(cause: Cause, spans: Spans) -> Int64s:
         return _within(parts[cause], spans, steps, tail.get(cause, 0))
@@ -193,8 +196,9 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
         host_copy_ns=exposed_of(work, np.isin(work.op, (Op.COPY_D2H, Op.COPY_H2D)), steps),
         syncs=sync_counts(trace, syncs, len(steps)),
         allocator_calls=_count(trace, found, _ALLOCATOR),
-        stalls=stalls,
-        stall_ns=stall_ns,
+        stalls=late.count(steps),
+        stall_ns=late.length_ns(steps),
+        late=late,
         pauses=pauses,
         launch_delay_ns=delay,
         kernel_ns=kernel,
@@ -212,19 +216,10 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
         recomputed_ns=recomputed_ns(trace, work, found),
         peculiar=find_peculiar(trace, steps, whole),
         operand_nelems=operand_nelems(trace, steps),
-        moments=_moments(trace, work, steps, (parts, late, syncs))
+        moments=_moments(trace, work, steps, (parts, late.spans, syncs))
         | {"hook": of_events(trace, steps, hooked)},
         kernel_moments=longest_kernels(trace, work, found, whole),
     )
-
-
-def _stalls(late: Spans, steps: Steps) -> tuple[Int64s, Int64s]:
-    """Late starts and how late they are in all, per step."""
-    stalls, stall_ns = np.zeros(len(steps), np.int64), np.zeros(len(steps), np.int64)
-    at = np.searchsorted(steps.start_ns, late[0], "right") - 1
-    np.add.at(stalls, at[at >= 0], 1)
-    np.add.at(stall_ns, at[at >= 0], (late[1] - late[0])[at >= 0])
-    return stalls, stall_ns
 
 
 def _moments(
@@ -257,15 +252,16 @@ def _moments(
     return found | {"stall": until_work(trace, steps, late, work)}
 
 
-def _idle(work: GpuWork, steps: Steps) -> tuple[Spans, Spans, Spans]:
-    """Idle time up to the launch of the next work, after it, and the stalled part of the latter.
+def _idle(trace: Trace, work: GpuWork, steps: Steps) -> tuple[Spans, Spans, LateStarts]:
+    """Idle time up to the launch of the next work, and after it, and which work starts late.
 
     What follows the last work, up to the end of the last window, is the host's.
     """
     start, end = union(work.start_ns, work.end_ns)
     if not len(start):
         nothing = union(start, end)
-        return union(steps.start_ns, steps.end_ns), nothing, nothing
+        none = late_starts(trace, work, nothing, nothing[0], nothing[0])
+        return union(steps.start_ns, steps.end_ns), nothing, none
     # (a step without work of its own may begin before all work)
     first = min(int(start[0]), int(steps.start_ns.min(initial=int(start[0]))))
     last = max(int(end[-1]), int(steps.end_ns.max(initial=0)))
@@ -273,8 +269,10 @@ def _idle(work: GpuWork, steps: Steps) -> tuple[Spans, Spans, Spans]:
     nxt = np.minimum(np.searchsorted(work.start_ns, gap_end, "left"), len(work) - 1)
     launch = np.where(gap_end == work.start_ns[nxt], work.launch_ns[nxt], -1)
     turn = np.clip(np.where(launch >= 0, launch, gap_end), gap_start, gap_end)
-    stalled = (launch >= 0) & (gap_end - turn > STALL_NS)
-    return union(gap_start, turn), union(turn, gap_end), (turn[stalled], gap_end[stalled])
+    ends = np.flatnonzero(launch >= 0)
+    gaps = (gap_start[ends], gap_end[ends])
+    late = late_starts(trace, work, gaps, turn[ends], nxt[ends])
+    return union(gap_start, turn), union(turn, gap_end), late
 
 
 def _tail(idle: Int64s, causes: list[Spans], work: GpuWork, steps: Steps) -> dict[Cause, int]:

@@ -13,6 +13,7 @@ from tracelens.detectors import (
     comm,
     declared,
     host_side,
+    late,
     outlier,
     pauses,
     ranks,
@@ -23,11 +24,20 @@ from tracelens.detectors import (
     work,
 )
 from tracelens.detectors.context import Charge, Context, RankView, Verdict
+from tracelens.detectors.late import is_shared
 from tracelens.detectors.link import find_link
 from tracelens.findings import Finding
-from tracelens.thresholds import STALLS
 
-__all__ = ["DETECTORS", "Context", "Detector", "RankView", "Verdict", "find_link", "run_all"]
+__all__ = [
+    "DETECTORS",
+    "Context",
+    "Detector",
+    "RankView",
+    "Verdict",
+    "find_link",
+    "is_shared",
+    "run_all",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,8 @@ class Detector:
 
 #: In this order: what is explained by one is not charged again by a later one.
 DETECTORS: tuple[Detector, ...] = (
-    Detector(("gpu_shared",), ranks.gpu_shared),
+    Detector(("gpu_shared",), late.gpu_shared),
+    Detector(("device_wait",), late.device_wait),
     Detector(("profiler_overhead",), recording.profiler_overhead, ("unprofiled",)),
     Detector(("dataloader_stall",), host_side.dataloader_stall, ("loader",)),
     Detector(("allocator_churn",), host_side.allocator_churn),
@@ -132,11 +143,6 @@ _LACKS = {
 def missing(context: Context, needs: tuple[str, ...]) -> str | None:
     """Why a detector cannot run; None if it can."""
     return next((_LACKS[n] for n in needs if not _HAS[n](context)), None)
-
-
-def is_shared(views: tuple[RankView, ...]) -> bool:
-    """Whether another process used some rank's GPU."""
-    return any(int(v.host.stalls.sum()) >= STALLS for v in views)
 
 
 def run_all(context: Context) -> tuple[tuple[Finding, ...], tuple[Verdict, ...]]:

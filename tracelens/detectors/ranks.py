@@ -12,7 +12,7 @@ from tracelens.detectors.stages import has_stages, uneven_stages
 from tracelens.detectors.work import from_tokens
 from tracelens.host import Cause
 from tracelens.matching import exposed_wait_of_rows
-from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE, STALL_NS, STALLS
+from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE
 from tracelens.units import format_ns
 
 
@@ -153,32 +153,4 @@ def _uneven(context: Context, id: str, above: PerRank, what: str) -> Iterator[Ch
         if id == "uneven_work"
         else "check that GPU's clocks, temperature, power limit and neighbours (nvidia-smi -q)",
         proof=proof.of_kernels(context, _kernels_above(context, at), at),
-    )
-
-
-def gpu_shared(context: Context) -> Iterator[Charge]:
-    """Does another process use the GPU?
-
-    Launched work that an otherwise idle device starts late has waited for somebody else's time
-    slice. Cost: the sum of those delays, where it makes the step longer; collectives that it
-    stretched are not told apart from slow links.
-    """
-    count = np.array([int(v.host.stalls.sum()) for v in context.views])
-    if count.max() < STALLS:
-        return
-    late = context.per_rank([v.host.stall_ns for v in context.views])
-    yield charge(
-        context,
-        "gpu_shared",
-        "Another process uses the GPU: launched work starts late on an idle device",
-        late,
-        ranks=tuple(v.rank for v, n in zip(context.views, count, strict=True) if n >= STALLS),
-        evidence=(
-            f"{count.sum()} times launched work started more than "
-            f"{format_ns(STALL_NS)} late on an idle device, "
-            f"{format_ns(float(late.max()))} a step on one rank",
-            "lengths of collectives are not trusted as bandwidth here",
-        ),
-        remedy="find the other process (nvidia-smi) and record again",
-        proof=proof.of_moments(context, "stall"),
     )

@@ -151,8 +151,20 @@ SLOW_LINK_SHARE: Final = 0.25
 and 64 GB/s, shared memory 15 to 30."""
 
 STALLS: Final = 5
-"""Work started late on an idle GPU at least five times in the window is another process at work;
-recorded runs that had their GPUs to themselves show none."""
+"""Work that starts late on an idle GPU at least five times in the window is no chance; recorded
+runs that had their GPUs to themselves show none."""
+
+SLICES_NS: Final = 10_000_000
+"""A GPU that processes share turns to the next after its time slice: 2.4 ms measured on an H200, so
+this is the turn of four others. What starts later still waits for something else."""
+
+SLICED_SHARE: Final = 1 / 3
+"""Share of late starts that only another process explains from which it is one.
+
+Slices end without regard to this process's queue: on recordings that shared their GPU 50 to 100 %
+of the late work was launched onto the idle device. Where the recording lacks work (sampled traces)
+or a stream waits for a signal, what starts late was queued: 92 and 100 % of it.
+"""
 
 CONTENTION: Final = 0.2
 """Share of a hidden transfer that comes back as slower compute beside it: kernels ran 1.13 to 1.35
