@@ -251,6 +251,21 @@ def test_allocator_churn(tmp_path: Path) -> None:
     assert "4 cudaMalloc and cudaFree calls" in found_in(context)["allocator_churn"].evidence[0]
 
 
+def test_a_start_allocates(tmp_path: Path) -> None:
+    """Without steps the recording may hold the start of the job."""
+    churns = Rank(host=22, add=calls("cudaFree", 1, 5, 4))
+    Run((churns,), steps=1).write(tmp_path)
+    text = (tmp_path / "rank0.json").read_text().replace("ProfilerStep#", "Something ")
+    (tmp_path / "rank0.json").write_text(text)
+    a = tracelens.analyze(tmp_path)
+    assert a.ranks[0].step_source == "whole trace"
+    (verdict,) = [v for v in a.verdicts if v.id == "allocator_churn"]
+    assert (verdict.status, "no steps were found" in str(verdict.reason)) == (
+        "not_applicable",
+        True,
+    )
+
+
 def test_allocating_beside_work_is_clean(tmp_path: Path) -> None:
     busy = Rank(add=calls("cudaMalloc", 40, 5, 4))
     assert how(context_of(Run((busy, busy)), tmp_path), "allocator_churn") == ("clean", None)
@@ -445,6 +460,22 @@ def test_launch_bound(tmp_path: Path) -> None:
     assert cost_of(context, "launch_bound") == close(50)
     less = Rank(host=20, compute=90)  # 17 % of the step
     assert how(context_of(Run((less, less)), tmp_path), "launch_bound") == ("clean", None)
+
+
+def test_launches_that_did_not_run(tmp_path: Path) -> None:
+    """A graph's capture: ten launches a step without a kernel, two with one."""
+
+    def captures(trace: TraceBuilder, step: int, zero: float) -> None:
+        for i in range(10):
+            trace.launch(100_000 + 100 * step + i, ts=us(zero + 1 + i), dur=5, tid=100)
+
+    slow = Rank(host=50, compute=30, add=captures)
+    context = context_of(Run((slow, slow)), tmp_path)
+    status, reason = how(context, "launch_bound")
+    assert status == "not_applicable"
+    assert "a graph was captured" in str(reason)
+    notes = {n.code: n.text for n in tracelens.analyze(tmp_path).notes}
+    assert "30 of 36 kernel launches" in notes["unrun_launches"]
 
 
 # ---------------------------------------------------------------------------------- between ranks
@@ -911,6 +942,8 @@ NEEDS = {
     "ds_config": "a ds_config",
     "unprofiled": "steps without a profiler",
     "stacks": "recorded Python stacks",
+    "steps": "steps",
+    "run": "launches that ran",
 }
 
 

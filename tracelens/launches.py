@@ -13,6 +13,8 @@ from tracelens.steps import ACCUMULATE, EVALUATE, StepMap
 from tracelens.thresholds import HOOK_BASELINE
 from tracelens.trace import Bools, Int64s, Kind, Trace
 
+#: Calls of CUDA's and HIP's runtime and driver that launch one kernel.
+_KERNEL_LAUNCH = re.compile(r"^(cuda|cu|hip)(Ext)?(Module)?LaunchKernel")
 #: Autograd's own rows: nodes of the graph and what evaluates them.
 _BACKWARD = re.compile(r"Backward\d*$|^autograd::|^torch::autograd::")
 
@@ -59,6 +61,16 @@ def launches(
     length = (work.end_ns - work.start_ns)[on]
     n = float(on.sum()) / max(int(whole.sum()), 1)
     return float(np.median(delay)), float(np.median(length)), float(np.median(call)), n
+
+
+def unrun_launches(trace: Trace, work: GpuWork) -> tuple[int, int]:
+    """How many kernel launches have no work on the GPU, and how many there are.
+
+    While a graph is captured launches are recorded, but nothing runs (CUDA C++ Programming Guide,
+    stream capture); buffers of GPU activity may be lost, too.
+    """
+    rows = trace.rows(Kind.RUNTIME, trace.names_matching(_KERNEL_LAUNCH))
+    return int((~np.isin(rows, work.launch)).sum()), len(rows)
 
 
 def kernel_sums(

@@ -27,7 +27,7 @@ from tracelens.efficiency import measure_efficiency
 from tracelens.errors import InputError
 from tracelens.fits import fit_transfers
 from tracelens.host import look_at_host
-from tracelens.infer.facts import gather
+from tracelens.infer.facts import RankFacts, did_not_run, gather
 from tracelens.infer.result import Setup
 from tracelens.infer.roles import find_roles
 from tracelens.infer.rules import infer_setup
@@ -152,6 +152,7 @@ def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
     seen = look(trace)
     work, found = seen.work, seen.found
     comm = collect(trace, work, found, seen.phases)
+    facts = gather(trace, work, found, seen.phases, comm)
     inside = found.of_work >= 0
     op_ns = np.zeros((len(found.steps), len(Op)), np.int64)
     np.add.at(
@@ -163,7 +164,7 @@ def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
         rank=rank,
         path=trace.info.path,
         info=trace.info,
-        stats=replace(trace.stats, notes=(*trace.stats.notes, *found.notes)),
+        stats=replace(trace.stats, notes=(*trace.stats.notes, *found.notes, *_unrun(facts))),
         first_ns=int(trace.slices.ts_ns[0]),
         steps=found.steps,
         step_source=found.source,
@@ -176,8 +177,20 @@ def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
         backward=compute_spans(work, seen.phases.phase == Phase.BACKWARD),
         exposed_wait_ns=np.full(len(found.steps), -1, np.int64),
         host=look_at_host(trace, work, found, seen.phases.passes, found.steps.counted),
-        facts=gather(trace, seen.work, seen.found, seen.phases, comm),
+        facts=facts,
     )
+
+
+def _unrun(facts: RankFacts) -> tuple[Note, ...]:
+    """Say that what was launched did not run, where it is more than the end of a window."""
+    if not did_not_run(facts):
+        return ()
+    unrun, launched = facts.kernel_launches
+    text = (
+        f"{unrun} of {launched} kernel launches have no work on the GPU: they were captured into a "
+        "CUDA graph, or their kernels were not recorded."
+    )
+    return (Note("unrun_launches", unrun, text),)
 
 
 def _with_waits(ranks: tuple[RankAnalysis, ...]) -> tuple[tuple[RankAnalysis, ...], Matches]:

@@ -27,6 +27,7 @@ from tracelens.detectors.context import Charge, Context, RankView, Verdict
 from tracelens.detectors.late import is_shared
 from tracelens.detectors.link import find_link
 from tracelens.findings import Finding
+from tracelens.infer.facts import did_not_run
 
 __all__ = [
     "DETECTORS",
@@ -46,8 +47,8 @@ class Detector:
 
     `needs` may name ``host`` (host ops), ``stacks`` (Python frames), ``ranks`` (waiting known of
     several ranks), ``loader``, ``comm``, ``link``, ``alike`` (all ranks run the same model) or
-    ``exclusive`` (no other process on the GPU), ``unprofiled`` (steps timed without a profiler);
-    see `_LACKS`.
+    ``exclusive`` (no other process on the GPU), ``unprofiled`` (steps timed without a profiler),
+    ``steps`` (found), ``run`` (what was launched did run); see `_LACKS`.
     """
 
     ids: tuple[str, ...]
@@ -61,7 +62,7 @@ DETECTORS: tuple[Detector, ...] = (
     Detector(("device_wait",), late.device_wait),
     Detector(("profiler_overhead",), recording.profiler_overhead, ("unprofiled",)),
     Detector(("dataloader_stall",), host_side.dataloader_stall, ("loader",)),
-    Detector(("allocator_churn",), host_side.allocator_churn),
+    Detector(("allocator_churn",), host_side.allocator_churn, ("steps",)),
     Detector(("checkpoint_save",), pauses.checkpoint_save),
     Detector(("gc_pause",), pauses.gc_pause, ("stacks",)),
     Detector(("host_pause",), pauses.host_pause, ("host",)),
@@ -105,7 +106,7 @@ DETECTORS: tuple[Detector, ...] = (
     Detector(("slow_step_outlier",), outlier.slow_step_outlier),
     Detector(("straggler_host",), ranks.straggler_host, ("ranks", "exclusive")),
     Detector(("step_end_sync",), syncs.step_end_sync, ("host",)),
-    Detector(("launch_bound",), host_side.launch_bound),
+    Detector(("launch_bound",), host_side.launch_bound, ("run",)),
     Detector(
         ("config_contradiction", "config_without_effect", "allgather_bucket_no_effect"),
         declared.against_config,
@@ -122,6 +123,8 @@ _HAS: dict[str, Callable[[Context], bool]] = {
     "exclusive": lambda c: not c.shared_gpu,
     "unprofiled": lambda c: c.unprofiled_ns is not None,
     "alike": lambda c: not stages.has_stages(c),
+    "steps": lambda c: all(v.facts.stepped for v in c.views),
+    "run": lambda c: all(not did_not_run(v.facts) for v in c.views),
     "link": lambda c: c.link is not None,
     "ds_config": lambda c: c.ds_config is not None,
 }
@@ -135,6 +138,8 @@ _LACKS = {
     "exclusive": "another process used the GPU: lengths of collectives cannot be trusted",
     "unprofiled": "no manifest tells how long steps are without a profiler",
     "alike": "the stages of a pipeline run different kernels",
+    "steps": "no steps were found, and the start of a job allocates, too",
+    "run": "kernel launches have no work on the GPU: a graph was captured, or work is missing",
     "link": "no large collective, or the GPU's link speed is not known, or the GPU was shared",
     "ds_config": "no ds_config is known: give it (--ds-config), or record with a collector",
 }

@@ -12,11 +12,13 @@ from tracelens.classify import Op, is_compute
 from tracelens.collectives import CommTable
 from tracelens.infer import kernels
 from tracelens.infer.hooks import Allocation, bucket_allocations, hook_copies
+from tracelens.launches import unrun_launches
 from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
 from tracelens.operands import PRODUCTS, nelems_of
 from tracelens.phases import Passes, Phase, Phases
 from tracelens.ranges import EPILOGUE, updates
-from tracelens.steps import EVALUATE, MARKED, StepMap
+from tracelens.steps import EVALUATE, MARKED, WHOLE, StepMap
+from tracelens.thresholds import UNRUN_SHARE
 from tracelens.trace import HIDDEN_GRAPH, Bools, Int64s, Kind, ProcessGroup, Trace
 
 #: Python frames (with_stack) that name a framework; all others are forgotten.
@@ -66,8 +68,8 @@ class RankFacts:
     allocations : flat buffers that gradient hooks allocate before they copy, ascending in time
     hook_copies : int
         ``aten::copy_`` calls inside gradient hooks: gradients put into a bucket.
-    marked : bool
-        Whether the recording marks where its steps begin.
+    marked, stepped : bool
+        Whether the recording marks where its steps begin; whether any steps were found in it.
     gemm_types : mapping of operand type to number of matrix products (record_shapes)
     products : operand sizes of matrix products as recorded (record_shapes)
     weights : sizes of two-dimensional operands of matrix products, elements
@@ -84,6 +86,7 @@ class RankFacts:
     gemm_names : mapping of type to ns of matrix kernels whose names tell it
     loss_kernels : launches of a loss's forward kernel, per whole step; 0 unknown
     launches : whether runtime calls that launch work were recorded
+    kernel_launches : kernel launches without work on the GPU, and all of them
     forward_copies : copies from the host in the forward pass, per whole step
     updated_steps : step rows in which an optimizer step begins
     syncs : mapping of synchronising runtime call to count in whole steps
@@ -108,6 +111,7 @@ class RankFacts:
     allocations: tuple[Allocation, ...]
     hook_copies: int
     marked: bool
+    stepped: bool
     gemm_types: dict[str, int]
     products: frozenset[str]
     weights: frozenset[int]
@@ -123,6 +127,7 @@ class RankFacts:
     gemm_names: dict[str, int]
     loss_kernels: float
     launches: bool
+    kernel_launches: tuple[int, int]
     forward_copies: float
     updated_steps: tuple[int, ...]
     syncs: dict[str, int]
@@ -162,7 +167,6 @@ def gather(
     trace: Trace, work: GpuWork, found: StepMap, phases: Phases, comm: CommTable
 ) -> RankFacts:
     """Count the facts of one rank."""
-    s = trace.slices
     whole = found.steps.counted
     counted = (found.of_work >= 0) & whole[np.maximum(found.of_work, 0)]
     optimizer_ns, model_ns = _order(work, found)
@@ -174,7 +178,7 @@ def gather(
         world_size=trace.info.world_size,
         groups=trace.info.groups,
         shapes_recorded=len(trace.shapes) > 0,
-        has_host_ops=bool((s.kind == Kind.CPU_OP).any()),
+        has_host_ops=bool((trace.slices.kind == Kind.CPU_OP).any()),
         has_phases=bool((phases.phase >= 0).any()),
         source=trace.info.source,
         hidden=len(trace.rows(Kind.KERNEL, trace.names_where([HIDDEN_GRAPH]))),
@@ -188,6 +192,7 @@ def gather(
         allocations=bucket_allocations(trace, phases.passes),
         hook_copies=hook_copies(trace),
         marked=found.source in MARKED,
+        stepped=found.source != WHOLE,
         gemm_types=types,
         products=products,
         weights=weights,
@@ -203,6 +208,7 @@ def gather(
         gemm_names=kernels.gemm_names(trace, work, counted),
         loss_kernels=kernels.loss_kernels(trace, work, counted) / int(whole.sum()),
         launches=bool((work.launch >= 0).any()),
+        kernel_launches=unrun_launches(trace, work),
         forward_copies=float(
             (counted & (work.op == Op.COPY_H2D) & (phases.phase == Phase.FORWARD)).sum()
         )
@@ -211,6 +217,12 @@ def gather(
         syncs=_syncs(trace, found, whole),
         peers=_peers(trace),
     )
+
+
+def did_not_run(facts: RankFacts) -> bool:
+    """Whether kernels were launched that did not run, more than a window's end cuts off."""
+    unrun, launched = facts.kernel_launches
+    return unrun > UNRUN_SHARE * launched
 
 
 def _peers(trace: Trace) -> tuple[int, ...]:

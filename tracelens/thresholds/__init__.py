@@ -84,6 +84,11 @@ On recordings whose GPU another process used too, such starts cluster up to 2.4 
 of an H200); on 83 of 83 recordings without there was none.
 """
 
+UNRUN_SHARE: Final = 0.1
+"""Where more than a tenth of the kernels launched did not run, the GPU's idle time is no verdict on
+the host: 36 public traces of running jobs lack none, 5 of graph captures 39 to 99 % (test data of
+AMD's TraceLens and of HTA)."""
+
 HOOK_BASELINE: Final = 0.1
 """At least a tenth of the gradient hooks must reduce nothing to serve as the baseline of the rest;
 with fewer, the median of the other autograd nodes does (a median needs a handful of values)."""
