@@ -61,8 +61,7 @@ def create_app(source: Source, host: str = "127.0.0.1") -> Dash:
     _keep_in_url(app)
     _save_tables(app)
     for page in PAGES:
-        if page.register is not None:
-            page.register(app, source)
+        page.register(app, source)
     guard.install(app.server, host, app.csp_hashes())
     return app
 

@@ -6,10 +6,9 @@ Looks are those of the report's figures; names from a trace come in as `text_of`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 
 from tracelens.report.figures import GRID, INK, height_of, lay_out, text_of
@@ -18,7 +17,10 @@ from tracelens.report.tables import BreakdownRow, phase_words
 from tracelens.report.text import duration, percent
 from tracelens.units import NS_PER_MS
 
-from .measure import Floats, Sizes
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .measure import Floats, Sizes
 
 #: A step with more communication kernels than this is drawn without its shortest ones.
 MAX_LANE_BARS = 3000
@@ -42,7 +44,7 @@ def mean_rows(rows: Sequence[BreakdownRow]) -> list[BreakdownRow]:
         mine = [r for r in rows if r.rank == rank]
         mine = [r for r in mine if r.complete] or mine
         names = ("wall", *mine[0].parts, "overlapped_comm", "comm")
-        mean = {n: float(np.mean([getattr(r, n) for r in mine])) for n in names}
+        mean = {n: fmean(getattr(r, n) for r in mine) for n in names}
         means.append(BreakdownRow(rank, None, True, len(mine), **mean))
     return means
 
@@ -192,6 +194,8 @@ def lane_rows(rows: pd.DataFrame, zero_ns: int, prefix: str = "") -> tuple[list[
 
     `prefix` goes before the lanes' names, which are kind and phase.
     """
+    import pandas as pd
+
     lanes, texts = [], []
     exposed = (rows["exposed_ns"] / rows["dur_ns"].clip(lower=1)).tolist()
     columns = ("kind", "phase", "dur_ns", "wait_ns", "bytes")

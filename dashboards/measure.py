@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from tracelens.collectives import bus_factor
 from tracelens.units import NS_PER_MS, NS_PER_US
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,6 +38,8 @@ def sizes(comm: pd.DataFrame) -> list[Sizes]:
 
     A collective's transfer is what is left of it once waiting is taken off, the same on all ranks.
     """
+    import pandas as pd
+
     known = comm[comm["wait_ns"].notna() & comm["bytes"].notna()]
     known = known[known["bytes"] > 0].drop_duplicates("number")
     found = []
@@ -121,6 +125,8 @@ def waits_for(comm: pd.DataFrame, steps: dict[int, set[int]]) -> tuple[list[int]
     tuple or None
         None where no waiting is known.
     """
+    import pandas as pd
+
     known = comm[comm["number"].notna() & comm["step"].notna()]
     counted = pd.MultiIndex.from_tuples(
         [(r, s) for r, mine in steps.items() for s in mine], names=["rank", "step"]

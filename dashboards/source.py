@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tracelens.errors import UsageError
+from tracelens.errors import StoreError, UsageError
 
 from .jobs import Job, Jobs, Tick
 
@@ -33,23 +34,32 @@ class RunView:
         As in the URL, and for people.
     document : dict
         The JSON report, ``format`` 1.
-    comm : pandas.DataFrame
-        Its communication, row by row: see `tracelens.frames.comm_frame`.
+    read_comm : callable
+        Gives `comm`; the first page does without.
     open_rank : callable
         Reads one rank's events again, from the files that were opened.
     analysis : callable
         Gives what a replay starts from; may have to read the traces again.
     jobs : Jobs
         Where pages have longer work done.
+    keep_prediction : callable
+        Keeps what a what-if said with the run; returns in words whether, empty where there is no
+        store to keep it in.
     """
 
     id: str
     name: str
     document: Document
-    comm: pd.DataFrame
+    read_comm: Callable[[], pd.DataFrame]
     open_rank: Callable[[int], RankEvents]
     analysis: Callable[[], Analysis]
     jobs: Jobs
+    keep_prediction: Callable[[Document], str] = lambda _: ""
+
+    @property
+    def comm(self) -> pd.DataFrame:
+        """Its communication, row by row: see `tracelens.frames.comm_frame`."""
+        return self.read_comm()
 
     @property
     def ranks(self) -> list[int]:
@@ -156,8 +166,9 @@ def _recorded(
         tick("looking at the files", 0, 0)
         found = analyze(path, progress=tick, ds_config=ds_config)
         tick("drawing up the report", 0, 0)
+        comm = found.comm
         return RunView(
-            run_id, name, found.to_json(), found.comm, found.open_rank, lambda: found, jobs
+            run_id, name, found.to_json(), lambda: comm, found.open_rank, lambda: found, jobs
         )
 
     return OpenedRun(run_id, name, Job(read))
@@ -173,13 +184,25 @@ def _stored(run_id: str, store: Store, entry: RunEntry, jobs: Jobs) -> OpenedRun
             run_id,
             entry.name,
             run.document,
-            run.comm,
+            cache(lambda: run.comm),
             run.open_rank,
             lambda: _analysis(run),
             jobs,
+            lambda told: _kept(store, entry.id, told),
         )
 
     return OpenedRun(run_id, entry.name, Job(read))
+
+
+def _kept(store: Store, run: int, told: Document) -> str:
+    """Keep a prediction with its run, once; a store that cannot be written is no failure."""
+    where = f"{store.path.name}, run {run}"
+    try:
+        if told not in store.get(run).predictions:
+            store.add_prediction(run, told)
+    except StoreError as e:
+        return f"Not kept in {where}: {e}"
+    return f"Kept in {where}."
 
 
 def _analysis(run: StoredRun) -> Analysis:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
-import plotly.graph_objects as go
 from dash import dcc, html
 
 from tracelens.report.palette import SEVERITY
@@ -16,6 +15,9 @@ from tracelens.report.text import clean
 from .jobs import State
 from .query import Query
 from .source import RunView
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 #: How often a page asks how far a job is, ms.
 POLL_MS = 250

@@ -17,7 +17,7 @@ REPO = Path(__file__).parent.parent
 #: Rooms of tracelens from the ground up. A room may import from the floors listed before its own,
 #: and from itself; never from a neighbour on its own floor.
 FLOORS = (
-    ("errors", "units"),
+    ("errors", "units", "sqlite"),
     ("thresholds", "trace", "peaks", "workers"),
     ("intervals", "welch"),
     ("ingest", "classify"),

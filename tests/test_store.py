@@ -16,7 +16,7 @@ from test_report_case import EVIL, run_at
 
 import tracelens
 from tracelens.errors import StoreError, UsageError
-from tracelens.ingest.peek import RUN_DB
+from tracelens.sqlite import RUN_DB
 from tracelens.store import StoredRun, cache_of
 from tracelens.store.describe import to_markdown
 from tracelens.store.schema import TABLES

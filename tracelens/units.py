@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
@@ -46,9 +48,12 @@ def us_float_to_ns(us: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 
     Examples
     --------
+    >>> import numpy as np
     >>> us_float_to_ns(np.array([4368926822274.926, 0.001])).tolist()
     [4368926822274926, 1]
     """
+    import numpy as np  # texts are formatted by programs that need no numpy
+
     whole = np.floor(us)
     rest = np.rint((us - whole) * NS_PER_US)
     return np.asarray(whole.astype(np.int64) * NS_PER_US + rest.astype(np.int64), np.int64)

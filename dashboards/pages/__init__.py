@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from dash import Dash
 
 from ..query import Query
 from ..source import RunView, Source
-from . import compare, flops, memory, overlap, overview, ranks, setup, timeline, whatif
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page: where it is, what it is called, and what makes it of a run and a URL."""
+    """One page: where it is, what it is called, and the module beside this one that makes it.
+
+    A module has ``layout(view, query, source)``, which makes the page of a run and a URL, and where
+    `asks` is set ``register(app, source)`` for callbacks of its own. It is loaded with the
+    application where `asks` is set, else when it is first looked at: what a page draws with takes
+    longer to load than the verdict should take to show.
+    """
 
     path: str
     title: str
-    layout: Callable[[RunView, Query, Source], Any]
-    register: Callable[[Dash, Source], None] | None = None
+    module: str
+    asks: bool = False
+
+    def layout(self, view: RunView, query: Query, source: Source) -> Any:
+        """The page of a run, as the URL wants it."""
+        return self._loaded().layout(view, query, source)
+
+    def register(self, app: Dash, source: Source) -> None:
+        """Add its callbacks."""
+        if self.asks:
+            self._loaded().register(app, source)
+
+    def _loaded(self) -> Any:
+        return import_module(f".{self.module}", __name__)
 
 
 PAGES = (
-    Page("/", "Overview", overview.layout, overview.register),
-    Page("/timeline", "Timeline", timeline.layout, timeline.register),
-    Page("/overlap", "Overlap", overlap.layout),
-    Page("/ranks", "Ranks", ranks.layout),
-    Page("/setup", "Setup", setup.layout),
-    Page("/whatif", "What-if", whatif.layout, whatif.register),
-    Page("/compare", "Compare", compare.layout),
-    Page("/memory", "Memory", memory.layout),
-    Page("/flops", "FLOPs", flops.layout),
+    Page("/", "Overview", "overview", asks=True),
+    Page("/timeline", "Timeline", "timeline", asks=True),
+    Page("/overlap", "Overlap", "overlap"),
+    Page("/ranks", "Ranks", "ranks"),
+    Page("/setup", "Setup", "setup"),
+    Page("/whatif", "What-if", "whatif", asks=True),
+    Page("/compare", "Compare", "compare"),
+    Page("/memory", "Memory", "memory"),
+    Page("/flops", "FLOPs", "flops"),
 )

@@ -6,51 +6,21 @@ import json
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, html, no_update
+from dash import MATCH, Dash, Input, Output, State, html, no_update
 
-from tracelens.report.figures import MAX_BARS, step_bars
 from tracelens.report.palette import PARTS
-from tracelens.report.tables import BreakdownRow
 from tracelens.report.text import clean, duration, percent, plural, ranges
 from tracelens.units import NS_PER_MS
 
-from .. import figures, places, ui
+from .. import places, ui
 from ..query import Query
 from ..source import Document, RunView, Source
 
-#: Names of the bars' parts where the room is small.
-_SHORT = {
-    "compute alone": "compute",
-    "compute with communication beside it": "compute + comm",
-    "exposed communication": "exposed comm",
-    "exposed copies": "copies",
-}
-#: Height of the bars in pixels, however many there are.
-_TALLEST = 620
 _STATS = {
     "compute": "compute",
     "exposed_comm": "exposed communication",
     "exposed_copy": "exposed copies",
     "idle": "idle",
-}
-#: Parts of the GPU's work and of its idle time, with the words for them.
-_COMPUTE = {
-    "gemm_ms": "matrix products",
-    "attention_ms": "attention",
-    "optimizer_ms": "optimizer",
-    "elementwise_ms": "elementwise, norms",
-    "other_ms": "other kernels",
-    "copy_ms": "copies",
-    "memset_ms": "memsets",
-}
-_IDLE = {
-    "launch_ms": "host has not launched yet",
-    "device_ms": "launched, not started",
-    "sync_ms": "host waited for the GPU",
-    "loader_ms": "data loader",
-    "allocator_ms": "allocating GPU memory",
-    "pause_ms": "host shows no event",
-    "cpu_optimizer_ms": "optimizer on the host",
 }
 
 
@@ -63,15 +33,15 @@ def layout(view: RunView, query: Query, _source: Source) -> Any:
             dmc.Grid(
                 [
                     dmc.GridCol(_findings(view, query), span={"base": 24, "lg": 13}),
-                    dmc.GridCol(_steps(document), span={"base": 24, "lg": 11}),
+                    dmc.GridCol(_chart(view, "steps"), span={"base": 24, "lg": 11}),
                 ],
                 columns=24,
                 gutter="md",
             ),
             dmc.Grid(
                 [
-                    dmc.GridCol(_parts(document, "compute", _COMPUTE), span={"base": 12, "lg": 6}),
-                    dmc.GridCol(_parts(document, "idle", _IDLE), span={"base": 12, "lg": 6}),
+                    dmc.GridCol(_chart(view, "compute"), span={"base": 12, "lg": 6}),
+                    dmc.GridCol(_chart(view, "idle"), span={"base": 12, "lg": 6}),
                 ],
                 gutter="md",
             ),
@@ -81,8 +51,25 @@ def layout(view: RunView, query: Query, _source: Source) -> Any:
     )
 
 
-def register(app: Dash, _source: Source) -> None:
-    """A click on a step's bar leads to that step on the timeline."""
+def _chart(view: RunView, name: str) -> html.Div:
+    """The place of a chart, which is asked for once the verdict is on the screen."""
+    return html.Div(id={"type": "chart", "run": view.id, "name": name}, className="later")
+
+
+def register(app: Dash, source: Source) -> None:
+    """Charts follow the verdict; a click on a step's bar leads to that step on the timeline."""
+
+    @app.callback(
+        Output({"type": "chart", "run": MATCH, "name": MATCH}, "children"),
+        Input({"type": "chart", "run": MATCH, "name": MATCH}, "id"),
+    )
+    def draw(place: dict[str, str]) -> Any:
+        from .overview_charts import CHARTS
+
+        run = source.get(place["run"])
+        if run is None or run.view is None or place["name"] not in CHARTS:
+            return no_update
+        return CHARTS[place["name"]](run.view.document)
 
     @app.callback(
         Output("url", "href"),
@@ -212,44 +199,6 @@ def _checks(document: Document) -> Any:
     summary = f"{len(clear)} other causes looked for and not found"
     summary += f", {len(blind)} not judged" if blind else ""
     return html.Details([html.Summary(summary), *lines], className="quiet")
-
-
-# ------------------------------------------------------------------------------------ breakdown
-def _steps(document: Document) -> Any:
-    rows = [_row(r) for r in document["steps"]]
-    note = "A bar a rank and step; click one to see it on the timeline."
-    if len(rows) > MAX_BARS:
-        rows = figures.mean_rows(rows)
-        note = "Mean of whole steps, a bar a rank."
-    figure = figures.compact(step_bars(rows))
-    figure.update_layout(height=min(figure.layout.height, _TALLEST))
-    figure.for_each_trace(lambda t: t.update(name=_SHORT.get(t.name, t.name)))
-    return ui.card(
-        ui.graph(figure, "tracelens-steps", id="step-bars"),
-        title="Where each step went",
-        note=note,
-    )
-
-
-def _row(r: dict[str, Any]) -> BreakdownRow:
-    names = ("wall", "compute", "exposed_comm", "exposed_copy", "idle", "overlapped_comm", "comm")
-    parts = {n: r[f"{n}_ms"] * NS_PER_MS for n in names}
-    return BreakdownRow(rank=r["rank"], step=r["step"], complete=r["complete"], n_steps=1, **parts)
-
-
-def _parts(document: Document, key: str, words: dict[str, str]) -> Any:
-    """The split of GPU work, or of idle time, as bars."""
-    title, note = {
-        "compute": ("GPU work by kind", "Lengths are summed: work at the same time counts twice."),
-        "idle": ("Idle time by cause", "What the host did while the GPU had nothing to do."),
-    }[key]
-    split = {words[k]: v for k, v in document[key].items() if v}
-    if not split:
-        return ui.card(dmc.Text("There is none.", size="sm"), title=title)
-    order = dict(sorted(split.items(), key=lambda p: -p[1]))
-    color = PARTS["compute"] if key == "compute" else PARTS["idle"]
-    figure = figures.plain_bars(list(order), list(order.values()), color, "ms per step and rank")
-    return ui.card(ui.graph(figure, f"tracelens-{key}"), title=title, note=note)
 
 
 def _input(document: Document) -> Any:

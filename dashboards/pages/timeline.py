@@ -8,8 +8,7 @@ from dash import Dash, html
 
 from ..query import Query
 from ..source import RunView, Source
-from ..timeline.book import Run
-from ..timeline.routes import PREFIX, mount
+from ..timeline.mount import PREFIX, mount
 
 
 def layout(view: RunView, query: Query, source: Source) -> Any:
@@ -26,7 +25,7 @@ def layout(view: RunView, query: Query, source: Source) -> Any:
 def register(app: Dash, source: Source) -> None:
     """Serve what the canvas asks for."""
 
-    def find(run_id: str | None) -> Run | None:
+    def find(run_id: str | None) -> RunView | None:
         opened = source.get(run_id)
         return opened.view if opened else None
 

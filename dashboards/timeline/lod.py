@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from tracelens.intervals import Spans, clip_lengths, empty
 
-Int64s: TypeAlias = npt.NDArray[np.int64]
-Int32s: TypeAlias = npt.NDArray[np.int32]
-UInt8s: TypeAlias = npt.NDArray[np.uint8]
+from .sums import Ascending, ClassSums, Int32s, Int64s, UInt8s
+
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 #: An event at least this wide, in pixels, is a rectangle of its own at any zoom: below it neither
@@ -53,16 +52,14 @@ class Row:
     name: Int32s
     cls: UInt8s
     exposed: Spans = field(default_factory=empty)
-    _by_class: tuple[tuple[int, Int32s, Int64s], ...] = field(init=False, repr=False)
+    _starts: Ascending = field(init=False, repr=False)
+    _sums: ClassSums = field(init=False, repr=False)
     _longest_first: Int32s = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         length = self.end_ns - self.start_ns
-        sums = []
-        for c in np.unique(self.cls).tolist():
-            at = np.flatnonzero(self.cls == c).astype(np.int32)
-            sums.append((c, at, np.concatenate(([0], np.cumsum(length[at])))))
-        object.__setattr__(self, "_by_class", tuple(sums))
+        object.__setattr__(self, "_starts", Ascending(self.start_ns))
+        object.__setattr__(self, "_sums", ClassSums.of(length, self.cls))
         order = np.argsort(-length, kind="stable").astype(np.int32)
         object.__setattr__(self, "_longest_first", order)
 
@@ -78,7 +75,7 @@ class Row:
 
     def begun(self, edges: Int64s) -> Int64s:
         """How many events begin before each edge."""
-        return np.searchsorted(self.start_ns, edges, "left")
+        return self._starts.before(edges)
 
     def busy(self, edges: Int64s, before: Int64s | None = None) -> dict[int, Int64s]:
         """Busy ns of each class between neighbouring edges: int64 (len(edges) - 1,) by class.
@@ -88,13 +85,11 @@ class Row:
         before = self.begun(edges) if before is None else before
         last = np.maximum(before - 1, 0)
         beyond = np.where(before > 0, np.maximum(self.end_ns[last] - edges, 0), 0)
-        own = self.cls[last]
-        told = {}
-        narrow = before.astype(np.int32)  # of `at`'s type, or all of `at` would be converted
-        for c, at, total in self._by_class:
-            upto = total[np.searchsorted(at, narrow, "left")]
-            told[c] = np.diff(upto - np.where(own == c, beyond, 0))
-        return told
+        own, sums = self.cls[last], self._sums
+        return {
+            c: np.diff(upto - np.where(own == c, beyond, 0))
+            for c, upto in zip(sums.codes, sums.before(before), strict=True)
+        }
 
     def counts(self, edges: Int64s, before: Int64s | None = None) -> Int64s:
         """Events that begin between neighbouring edges; the first also has those begun before it

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-from flask import Blueprint, Flask, Response, request
+from flask import Response, request
 from werkzeug.exceptions import BadRequest, Conflict
 
 from tracelens.units import NS_PER_MS
@@ -18,12 +18,7 @@ from .classes import CLASSES
 from .details import Frame
 from .lanes import Lane, RankLanes
 from .lod import Row, draw
-
-#: Where the routes are: no page of the dashboard begins with an underscore.
-PREFIX = "/_timeline"
-
-Find: TypeAlias = Callable[[str | None], Run | None]
-"""Gives the run of an id (of none: the first); None where it is not there, or not read yet."""
+from .mount import Find
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,40 +68,27 @@ def _with_number(found: tuple[RankLanes, Lane], number: int) -> tuple[RankLanes,
     return found[0], number, found[1]
 
 
-def mount(server: Flask, find: Find) -> None:
-    """Serve the timeline of runs on a Flask application.
+def answer(path: str, find: Find) -> Response:
+    """The answer to a request for one of `mount.ROUTES`.
 
-    Parameters
-    ----------
-    server : flask.Flask
-    find : callable
+    Raises
+    ------
+    BadRequest, Conflict
     """
-    routes = Blueprint("timeline", __name__, url_prefix=PREFIX)
+    run = find(request.args.get("run"))
+    if run is None:
+        raise params.Bad("there is no such run, or it is not read yet")
+    if "rank" not in request.args:
+        return _ANSWERS[path](Asked(run, run.ranks[0]))
+    anchor = params.integer(request.args, "rank", 0, 10**6)
+    if anchor not in run.ranks:
+        raise params.Bad("the run has no such rank")
+    return _ANSWERS[path](Asked(run, anchor))
 
-    def asked() -> Asked:
-        run = find(request.args.get("run"))
-        if run is None:
-            raise params.Bad("there is no such run, or it is not read yet")
-        if "rank" not in request.args:
-            return Asked(run, run.ranks[0])
-        anchor = params.integer(request.args, "rank", 0, 10**6)
-        if anchor not in run.ranks:
-            raise params.Bad("the run has no such rank")
-        return Asked(run, anchor)
 
-    for path, answer in _ANSWERS.items():
-
-        def serve(answer: Callable[[Asked], Response] = answer) -> Response:
-            return answer(asked())
-
-        routes.add_url_rule(f"/{path}", path, serve, methods=["GET"])
-
-    @routes.errorhandler(BadRequest)
-    @routes.errorhandler(Conflict)
-    def refuse(e: BadRequest | Conflict) -> tuple[Response, int]:
-        return _json({"error": e.description}), e.code
-
-    server.register_blueprint(routes)
+def refused(e: BadRequest | Conflict) -> tuple[Response, int]:
+    """An answer that says what was wrong with the question."""
+    return _json({"error": e.description}), e.code
 
 
 def _json(value: Any) -> Response:

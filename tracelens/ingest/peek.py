@@ -12,6 +12,7 @@ from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.nsys.export import is_report
 from tracelens.ingest.source import Source, read_tail
 from tracelens.ingest.values import as_int, as_rank
+from tracelens.sqlite import RUN_DB, application_id
 
 #: Bytes at a plain file's end: older torch writes distributedInfo after the events.
 _TAIL_BYTES = 64_000
@@ -26,18 +27,6 @@ _HOST_PID = re.compile(r"^.+_\d+\.\d{10,}\.pt\.trace\.")
 _NAMED_RANK = re.compile(r"(?<![a-z])rank[-_. ]?(\d{1,6})(?!\d)", re.IGNORECASE)
 _WORKER = re.compile(r"(?<![a-z])worker[-_]?(\d{1,6})(?=[._-]|$)", re.IGNORECASE)
 _TRAILING = re.compile(r"_(\d{1,6})\.")
-
-
-#: Application id of a run.db, which may lie among the traces that were kept in it: "TrLe".
-RUN_DB = 0x54724C65
-_SQLITE_HEADER = 100  #: bytes; the id is in 68 to 71 (sqlite.org/fileformat.html)
-
-
-def application_id(head: bytes) -> int | None:
-    """What a SQLite file, by its first bytes, says it is; None if it is no SQLite file."""
-    if len(head) < _SQLITE_HEADER or not head.startswith(nsys.MAGIC):
-        return None
-    return int.from_bytes(head[68:72], "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +65,7 @@ def peek(path: Path, bounds: Bounds = BOUNDS) -> tuple[Peek, ...]:
     try:
         with Source(path, bounds) as source:
             head, size, error = source.read(HEAD_BYTES), source.size, source.error
-        if application_id(head) == RUN_DB:
+        if application_id(head) == RUN_DB:  # it may lie among the traces that it keeps
             return ()
         reader = recognise(head)
         if is_report(path, head) or (reader is not None and reader.name == "nsys"):

@@ -12,15 +12,17 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from sqlite_utils import Database
-
 from tracelens.errors import StoreError
-from tracelens.ingest.peek import RUN_DB, application_id
+from tracelens.sqlite import HEADER_BYTES, RUN_DB, application_id
 from tracelens.store.migrations import MIGRATIONS, VERSION
-from tracelens.store.place import HEADER_BYTES
+from tracelens.store.sql import Queries, Sql
 from tracelens.store.views import VIEWS, statements
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 #: How long one waits for another's transaction, s: a run's rows take well under one.
 PATIENCE_S = 20.0
@@ -37,7 +39,7 @@ def is_older(path: Path) -> bool:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Database]:
+def reading(path: Path) -> Iterator[Sql]:
     """The store at `path`, read-only, in one transaction: what is read belongs together.
 
     Raises
@@ -47,7 +49,7 @@ def reading(path: Path) -> Iterator[Database]:
     """
     _check(path)
     with _explained(path):
-        db = _connect(path, "ro")
+        db = Sql(_connect(path, "ro"))
         try:
             # a file from elsewhere may hold views in the place of tables
             db.execute("PRAGMA trusted_schema = OFF")
@@ -76,8 +78,10 @@ def writing(path: Path, create: bool = False) -> Iterator[Database]:
     """
     if not (create and (not path.exists() or path.stat().st_size == 0)):
         _check(path)
+    from sqlite_utils import Database  # loads much; readers do without
+
     with _explained(path):
-        db = _connect(path, "rwc" if create else "rw")
+        db = Database(_connect(path, "rwc" if create else "rw"), execute_plugins=False)
         try:
             db.execute("PRAGMA foreign_keys = ON")
             db.execute("BEGIN IMMEDIATE")
@@ -91,12 +95,12 @@ def writing(path: Path, create: bool = False) -> Iterator[Database]:
             db.close()
 
 
-def _connect(path: Path, mode: str) -> Database:
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
-    return Database(sqlite3.connect(uri, uri=True, timeout=PATIENCE_S), execute_plugins=False)
+    return sqlite3.connect(uri, uri=True, timeout=PATIENCE_S)
 
 
-def _begin(db: Database, statement: str) -> None:
+def _begin(db: Sql, statement: str) -> None:
     """Begin, and read: a lock is taken only then."""
     db.execute(statement)
     try:
@@ -109,7 +113,7 @@ def _begin(db: Database, statement: str) -> None:
 
 def _recover(path: Path) -> None:
     """Undo what a writer that was killed left half written, which a reader may not."""
-    db = _connect(path, "rw")
+    db = Sql(_connect(path, "rw"))
     try:
         db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     finally:
@@ -168,7 +172,7 @@ def _check(path: Path) -> None:
         raise StoreError(f"{path}: this is {what}, not a run.db", hint="it was left as it is")
 
 
-def _check_version(path: Path, db: Database, writing: bool) -> int:
+def _check_version(path: Path, db: Queries, writing: bool) -> int:
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version > VERSION:
         raise StoreError(

@@ -9,8 +9,10 @@ does the same to a file of the version before. A step stays as it is, whatever c
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from sqlite_utils import Database
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 _OF_RUN = """run_id INTEGER NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE"""
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tracelens.ingest.peek import RUN_DB, application_id
+from tracelens.sqlite import HEADER_BYTES, RUN_DB, application_id
 
 #: Between a store and a run in it.
 MARK = "#"
-HEADER_BYTES = 100  #: of every SQLite file (sqlite.org/fileformat.html)
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:

@@ -8,20 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlite_utils import Database
-
-from tracelens.analysis import RankEvents
 from tracelens.errors import UsageError
-from tracelens.ingest import open_trace
-from tracelens.pipeline import look
-from tracelens.store import codec
 from tracelens.store.connect import damaged, reading
 from tracelens.store.content import FileMark, check_same
+from tracelens.store.sql import Queries
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tracelens.analysis import Analysis
+    from tracelens.analysis import Analysis, RankEvents
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +97,8 @@ class StoredRun:
     @property
     def analysis(self) -> Analysis | None:
         """The analysis itself, for drawing; None where another tracelens wrote it."""
+        from tracelens.store import codec
+
         with reading(self.store) as db:
             found = list(
                 db.query(
@@ -130,6 +127,9 @@ class StoredRun:
         InputError
             If its file is not there any more, or holds something else.
         """
+        from tracelens.ingest import open_trace
+        from tracelens.pipeline import look
+
         marks = {r["path"]: r for r in self._rows("files")}
         for row in self._rows("ranks"):
             if row["rank"] == rank:
@@ -149,7 +149,7 @@ class StoredRun:
 
     def _rows(self, table: str) -> list[dict[str, Any]]:
         with reading(self.store) as db:
-            return of_run(db, table, self.entry.id)
+            return rows_of(db, table, "run_id = ?", [self.entry.id])
 
 
 def cache_of(store: Path, content: str) -> Path:
@@ -189,11 +189,11 @@ def entry_of(row: dict[str, Any]) -> RunEntry:
     return RunEntry(row.pop("run_id"), **row)
 
 
-def of_run(db: Database, table: str, run: int) -> list[dict[str, Any]]:
-    """Rows of a table that belong to a run."""
-    return list(db.table(table).rows_where("run_id = ?", [run], order_by="rowid"))
+def rows_of(db: Queries, table: str, where: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+    """Rows of one of our tables, in the order in which they were added."""
+    return list(db.query(f"SELECT * FROM {table} WHERE {where} ORDER BY rowid", values))
 
 
-def places(db: Database, run: int) -> set[str]:
+def places(db: Queries, run: int) -> set[str]:
     """Absolute paths of the files that a run was read from."""
     return {r["path"] for r in db.query("SELECT path FROM files WHERE run_id = ?", [run])}

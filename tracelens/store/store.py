@@ -11,10 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlite_utils import Database
-
 from tracelens.errors import UsageError
-from tracelens.store import codec, rows
 from tracelens.store.connect import damaged, is_older, reading, writing
 from tracelens.store.content import Content, FileMark, check_unchanged, trusted
 from tracelens.store.run import (
@@ -25,11 +22,15 @@ from tracelens.store.run import (
     document_of,
     entry_of,
     places,
+    rows_of,
 )
 from tracelens.store.schema import TABLES
+from tracelens.store.sql import Queries
 from tracelens.units import NS_PER_S
 
 if TYPE_CHECKING:
+    from sqlite_utils import Database
+
     from tracelens.analysis import Analysis
 
 
@@ -125,6 +126,8 @@ class Store:
         StoreError
             If a file has changed since, or the store cannot be written.
         """
+        from tracelens.store import codec, rows
+
         check_unchanged(content)
         children = list(rows.child_rows(analysis, report, content))
         comm = list(rows.comm_rows(analysis))
@@ -153,6 +156,8 @@ class Store:
 
     def add_prediction(self, run: int | str | None, document: Mapping[str, Any]) -> None:
         """Keep what ``tracelens whatif --json`` printed, with the run that it is about."""
+        from tracelens.store import rows
+
         row = rows.prediction_row(document)
         with writing(self.path) as db:
             id_ = _find(self.path, db, run)
@@ -170,9 +175,9 @@ class Store:
 
     def table(self, name: str, runs: Sequence[int] = ()) -> list[dict[str, Any]]:
         """Rows of a table (docs/schema.md) as dicts: of these runs, or of all without any."""
-        where = f"run_id IN ({', '.join('?' * len(runs))})" if runs else None
+        where = f"run_id IN ({', '.join('?' * len(runs))})" if runs else "TRUE"
         with reading(self.path) as db:
-            return list(db.table(name).rows_where(where, list(runs), order_by="rowid"))
+            return rows_of(db, name, where, list(runs))
 
     def upgrade(self) -> None:
         """Bring the tables to this version; nothing is lost."""
@@ -185,7 +190,7 @@ class Store:
             self.upgrade()
 
 
-def _find(path: Path, db: Database, run: int | str | None) -> int:
+def _find(path: Path, db: Queries, run: int | str | None) -> int:
     """The number of a run by number or name."""
     there = [(r["run_id"], r["name"]) for r in db.query("SELECT run_id, name FROM runs")]
     wanted = [i for i, name in there if run is None or str(run) == str(i)]
@@ -205,7 +210,9 @@ def _find(path: Path, db: Database, run: int | str | None) -> int:
     raise UsageError(f"{path}: holds {what} {run}", hint=f"runs: {listed}")
 
 
-def _same(db: Database, content: Content, tracelens: str) -> int | None:
+def _same(db: Queries, content: Content, tracelens: str) -> int | None:
+    from tracelens.store import codec
+
     sql = (
         "SELECT run_id FROM runs JOIN reports USING (run_id) "
         "WHERE content = ? AND tracelens = ? AND shape = ?"

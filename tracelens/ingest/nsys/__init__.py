@@ -7,9 +7,9 @@ import os
 from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.nsys.database import Database
 from tracelens.ingest.nsys.export import plain
-from tracelens.ingest.nsys.pages import MAGIC
 from tracelens.ingest.nsys.ranks import Part, find_parts
 from tracelens.ingest.nsys.read import clock_zero_ns, read
+from tracelens.sqlite import MAGIC
 
 __all__ = ["MAGIC", "look", "read", "sniff"]
 

@@ -20,7 +20,8 @@ from types import TracebackType
 import numpy as np
 
 from tracelens.errors import CorruptTrace, UnsupportedFormat
-from tracelens.ingest.nsys.pages import MAGIC, MISSING, Columns, NotPlain, Pages
+from tracelens.ingest.nsys.pages import MISSING, Columns, NotPlain, Pages
+from tracelens.sqlite import MAGIC
 from tracelens.trace import Bools, Int64s
 
 Where = tuple[str, Callable[[Int64s], Bools]]

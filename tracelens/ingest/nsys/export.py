@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tracelens.errors import CorruptTrace, InputError, UnsupportedFormat
 from tracelens.ingest.bounds import BOUNDS, Bounds
-from tracelens.ingest.nsys.pages import MAGIC
 from tracelens.ingest.source import Source
+from tracelens.sqlite import MAGIC
 
 #: First bytes of a report since 2020: product name, then its version (2024@6@2@225-...).
 REPORT_MAGIC = b"NVIDIA Tegra Profiler Report"

@@ -16,12 +16,11 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from tracelens.sqlite import HEADER_BYTES, MAGIC
 from tracelens.trace import Bools, Int64s
 
 Bytes = npt.NDArray[np.uint8]
 Columns = dict[str, Int64s]
-
-MAGIC = b"SQLite format 3\0"
 
 _LEAF, _INTERIOR = 13, 5
 #: Leaf pages decoded at once: their intermediate arrays stay in a core's cache.
@@ -63,7 +62,7 @@ class Pages:
             raise NotPlain("changes wait in a write-ahead log")
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
         head = self._file.read(100)
-        if len(head) < 100 or not head.startswith(MAGIC):
+        if len(head) < HEADER_BYTES or not head.startswith(MAGIC):
             self._file.close()
             raise NotPlain("no SQLite header")
         size = int.from_bytes(head[16:18], "big")

@@ -1,0 +1,48 @@
+"""Where the timeline's routes are. What answers them is loaded with the first question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from flask import Blueprint, Flask, Response
+from werkzeug.exceptions import BadRequest, Conflict
+
+if TYPE_CHECKING:
+    from .book import Run
+
+#: No page of the dashboard begins with an underscore.
+PREFIX: Final = "/_timeline"
+ROUTES: Final = ("meta", "view", "event", "pixel", "stats", "find", "export")
+
+Find: TypeAlias = "Callable[[str | None], Run | None]"
+"""Gives the run of an id (of none: the first); None where it is not there, or not read yet."""
+
+
+def mount(server: Flask, find: Find) -> None:
+    """Serve the timeline of runs on a Flask application.
+
+    Parameters
+    ----------
+    server : flask.Flask
+    find : callable
+    """
+    routes = Blueprint("timeline", __name__, url_prefix=PREFIX)
+
+    for path in ROUTES:
+
+        def serve(path: str = path) -> Response:
+            from .routes import answer
+
+            return answer(path, find)
+
+        routes.add_url_rule(f"/{path}", path, serve, methods=["GET"])
+
+    @routes.errorhandler(BadRequest)
+    @routes.errorhandler(Conflict)
+    def refuse(e: BadRequest | Conflict) -> tuple[Response, int]:
+        from .routes import refused
+
+        return refused(e)
+
+    server.register_blueprint(routes)
