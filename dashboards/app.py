@@ -22,7 +22,7 @@ from dash import (
     no_update,
 )
 from dash.exceptions import PreventUpdate
-from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from tracelens.report.text import clean
 
@@ -81,7 +81,16 @@ def make(source: Source, host: str, port: int) -> BaseWSGIServer:
         listening.bind(address)  # werkzeug's own would end the process where it cannot
         listening.listen()
         served = create_app(source, host).server
-        return make_server(host, port, served, threaded=True, fd=listening.fileno())
+        return make_server(
+            host, port, served, True, request_handler=_Handler, fd=listening.fileno()
+        )
+
+
+class _Handler(WSGIRequestHandler):
+    """Sends the end of an answer at once, without waiting to hear that its beginning arrived."""
+
+    disable_nagle_algorithm = True
+    wbufsize = -1  # head and body in one piece
 
 
 # ---------------------------------------------------------------------------------------- frame

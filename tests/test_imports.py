@@ -42,6 +42,26 @@ def test_the_api_loads_no_drawing() -> None:
     assert not loaded_by("import tracelens; tracelens.analyze") & {"pandas", "plotly", "rich"}
 
 
+def test_the_verdict_of_a_kept_run_needs_no_tables_and_no_figures(tmp_path: Path) -> None:
+    """Opening a run.db must not wait for what only other pages, or figures, need."""
+    store = tmp_path / "run.db"
+    tracelens.analyze(REPO / "sample_traces" / "zero2_kernels_only", db=store)
+    code = f"""
+from dashboards.source import open_source
+from dashboards.app import create_app
+from dashboards.pages import PAGES
+from dashboards.query import Query
+source = open_source([{str(store)!r}])
+source.runs[0].job.start()
+assert source.runs[0].job.wait(60).status == "done"
+client = create_app(source).server.test_client()
+assert client.get("/", base_url="http://127.0.0.1").status_code == 200
+assert PAGES[0].layout(source.runs[0].view, Query(), source).children
+"""
+    late = {"numpy", "pandas", "msgspec", "sqlite_utils", "zstandard"}
+    assert not loaded_by(code) & late
+
+
 def test_import_takes_less_than_a_tenth_of_a_second() -> None:
     """Measured inside, without the interpreter's own start; the best of three runs."""
     code = "import time; t = time.perf_counter(); import tracelens; print(time.perf_counter() - t)"

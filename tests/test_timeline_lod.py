@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dashboards.timeline.depths import DEEP, nesting, packed
 from dashboards.timeline.lod import FEW, MARK_PX, NOTHING, Row, draw, edges_of
+from dashboards.timeline.sums import Ascending, ClassSums
 from tracelens.intervals import clip_lengths
 
 Events = list[tuple[int, int]]
@@ -125,6 +126,29 @@ def test_exposed_time_is_seen_however_short() -> None:
     assert seen.exposed is not None
     assert np.flatnonzero(seen.exposed).tolist() == [50]
     assert draw(row, 0, 400_000, 100).exposed is None
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 70_000, 70_016, 131_072])
+@pytest.mark.parametrize("spread", [1, 50, 10**12])
+def test_long_arrays_are_looked_up_as_numpy_would(n: int, spread: int) -> None:
+    """Gaps and repeats of all sizes, keys on and beside every kind of entry."""
+    chance = np.random.default_rng(n + spread)
+    values = np.cumsum(chance.integers(0, spread, n) * (chance.random(n) < 0.7))
+    some = values[chance.integers(0, max(n, 1), 2_000 if n else 0)]
+    keys = np.sort(np.concatenate((some, some + 1, some - 1, [-5, values[-1] + 9 if n else 9])))
+    expected = np.searchsorted(values, keys, "left")
+    assert Ascending(values).before(keys).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 7])
+def test_sums_by_class_are_those_of_counting(classes: int) -> None:
+    chance = np.random.default_rng(classes)
+    length, cls = chance.integers(0, 100, 500), chance.integers(0, classes, 500).astype(np.uint8)
+    sums = ClassSums.of(length, cls)
+    assert sums.codes == tuple(range(classes))
+    at = np.array([0, 1, 250, 499, 500])
+    expected = [[int(length[:i][cls[:i] == c].sum()) for i in at] for c in sums.codes]
+    assert [s.tolist() for s in sums.before(at)] == expected
 
 
 # ---------------------------------------------------------------------------------------- depths

@@ -98,7 +98,7 @@ def test_the_body_is_as_long_as_the_header_says(client: Client, span: tuple[int,
     size = 0
     for r in told["head"]["rows"]:
         size += 16 * r["marks"] + padded(r["marks"])
-        size += 4 * width + 2 * padded(width) if r["pixels"] else 0
+        size += 2 * padded(width) if r["pixels"] else 0
         size += padded(width) if r["exposed"] else 0
     assert size == len(told["body"])
 

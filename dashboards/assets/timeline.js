@@ -261,7 +261,7 @@ window.tracelensTimeline = window.tracelensTimeline || {};
       this.wished = 0;
       try {
         const told = await this.server.view(t0, Math.max(t1, t0 + 1), Math.round(this.view.w * (1 + 2 * MARGIN)), rows);
-        for (const [key, seen] of told) this.rows.set(key, seen);
+        for (const [key, seen] of T.strips(told, this.look)) this.rows.set(key, seen);
         this.arrived = wished || performance.now();
         this.paint();
       } catch {
@@ -296,7 +296,7 @@ window.tracelensTimeline = window.tracelensTimeline || {};
         .flatMap((r) => r.lanes.map((l, i) => [l, i]).filter(([l]) => l.kind === "whole").map(([, i]) => `${r.rank}.${i}.0`));
       if (!rows.length) return this.paint();
       const [t0, t1] = this.extent();
-      this.miniRows = await this.server.view(t0, t1, this.view.w, rows).catch(() => null);
+      this.miniRows = await this.server.view(t0, t1, this.view.w, rows).then((told) => T.strips(told, this.look)).catch(() => null);
       this.paint();
     }
 

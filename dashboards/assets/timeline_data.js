@@ -48,7 +48,6 @@ window.tracelensTimeline = window.tracelensTimeline || {};
         event: take(Int32Array, m), name: take(Int32Array, m), cls: take(Uint8Array, m),
       };
       if (row.pixels) {
-        seen.count = take(Uint32Array, head.w);
         seen.pixel = take(Uint8Array, head.w);
         seen.cover = take(Uint8Array, head.w);
       }

@@ -24,6 +24,7 @@ window.tracelensTimeline = window.tracelensTimeline || {};
       edge: dark ? "#ffd43b" : "#1c7ed6",
       fill: classes.map(([, color]) => color),
       ink: classes.map(([, color]) => (luminance(color) > 0.42 ? "#10151a" : "#ffffff")),
+      shade: shades(classes),
       exposed: classes.findIndex(([name]) => name === "exposed communication"),
     };
   };
@@ -51,6 +52,42 @@ window.tracelensTimeline = window.tracelensTimeline || {};
     return hatching;
   }
 
+  /** The merged pixels of an answer as one picture, a line a row: drawing a row is one copy of it. */
+  T.strips = (told, look) => {
+    const rows = [...told.values()].filter((seen) => seen.pixel);
+    if (!rows.length) return told;
+    const { w } = rows[0];
+    const strip = document.createElement("canvas");
+    strip.width = w;
+    strip.height = rows.length;
+    const ctx = strip.getContext("2d");
+    const image = ctx.createImageData(w, rows.length);
+    const out = new Uint32Array(image.data.buffer);
+    rows.forEach((seen, k) => {
+      Object.assign(seen, { strip, line: k });
+      const { pixel, cover } = seen;
+      for (let i = 0, at = k * w; i < w; i++, at++) {
+        if (pixel[i] !== 255) out[at] = look.shade[pixel[i] * LEVELS + ((cover[i] * (LEVELS - 1)) / 255 | 0)];
+      }
+    });
+    ctx.putImageData(image, 0, 0);
+    return told;
+  };
+
+  /** Each class at each strength, as pixels of an ImageData. */
+  function shades(classes) {
+    const made = new Uint32Array(classes.length * LEVELS);
+    const bytes = new DataView(made.buffer);
+    classes.forEach(([, color], cls) => {
+      for (let level = 0; level < LEVELS; level++) {
+        const at = 4 * (cls * LEVELS + level);
+        [1, 3, 5].forEach((i, k) => bytes.setUint8(at + k, parseInt(color.slice(i, i + 2), 16)));
+        bytes.setUint8(at + 3, Math.round(255 * (0.22 + (0.78 * level) / (LEVELS - 1))));
+      }
+    });
+    return made;
+  }
+
   /** Runs of neighbouring pixels of one look: calls `paint(from, to, value)` for values > 0. */
   function runs(values, from, to, paint) {
     let start = from;
@@ -70,34 +107,27 @@ window.tracelensTimeline = window.tracelensTimeline || {};
     const shift = T.LABELS + (seen.t0 - view.t0) * px;
     const from = Math.max(0, Math.floor((T.LABELS - shift) / scale));
     const to = Math.min(seen.w, Math.ceil((T.LABELS + view.w - shift) / scale));
-    if (seen.count && to > from) drawPixels(ctx, look, seen, { scale, shift, from, to, y, h, dim });
+    if (seen.strip && to > from) {
+      ctx.globalAlpha = dim ? 0.25 : 1;
+      ctx.imageSmoothingEnabled = false;
+      ctx.drawImage(seen.strip, from, seen.line, to - from, 1, from * scale + shift, y, (to - from) * scale, h);
+    }
     drawMarks(ctx, look, seen, { scale, shift, view, y, h, dim });
     if (seen.exposed && to > from) drawExposed(ctx, look, seen, { scale, shift, from, to, y, h });
     if (!dim) drawNames(ctx, look, seen, { scale, shift, view, y, h });
     ctx.globalAlpha = 1;
   };
 
-  function drawPixels(ctx, look, seen, { scale, shift, from, to, y, h, dim }) {
-    const level = (i) =>
-      seen.pixel[i] === 255 ? 0 : 1 + seen.pixel[i] * LEVELS + ((seen.cover[i] * (LEVELS - 1)) / 255 | 0);
-    runs(level, from, to, (a, b, value) => {
-      const cls = ((value - 1) / LEVELS) | 0;
-      ctx.globalAlpha = (0.22 + (0.78 * ((value - 1) % LEVELS)) / (LEVELS - 1)) * (dim ? 0.25 : 1);
-      ctx.fillStyle = look.fill[cls];
-      ctx.fillRect(a * scale + shift, y, Math.max((b - a) * scale, 1), h);
-    });
-    ctx.globalAlpha = 1;
-  }
-
   function drawMarks(ctx, look, seen, { scale, shift, view, y, h, dim }) {
     const right = T.LABELS + view.w;
     ctx.globalAlpha = dim ? 0.25 : 1;
+    let shown = -1;
     for (let i = 0; i < seen.x0.length; i++) {
       const a = Math.max(seen.x0[i] * scale + shift, T.LABELS - 2);
       const b = Math.min(seen.x1[i] * scale + shift, right + 2);
       if (b < T.LABELS || a > right) continue;
       const gap = b - a > 4 ? 0.7 : 0; // neighbours stay apart
-      ctx.fillStyle = look.fill[seen.cls[i]];
+      if (seen.cls[i] !== shown) ctx.fillStyle = look.fill[(shown = seen.cls[i])];
       ctx.fillRect(a, y, Math.max(b - a - gap, 1), h);
     }
     ctx.globalAlpha = 1;

@@ -35,18 +35,18 @@ window.tracelensTimeline = window.tracelensTimeline || {};
     if (item.head) paintHead(ctx, tl, { ...item, info: item.head }, y);
     ctx.fillStyle = look.lane;
     ctx.fillRect(T.LABELS, y, tl.view.w, item.h);
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(T.LABELS, y, tl.view.w, item.h);
+    ctx.clip();
     for (let d = 0; d < item.info.rows; d++) {
       const seen = tl.rows.get(`${item.rank}.${item.lane}.${d}`);
       const top = y + d * (item.one + 1);
       if (seen && top + item.one > T.RULER && top < tl.h) {
-        ctx.save();
-        ctx.beginPath();
-        ctx.rect(T.LABELS, top, tl.view.w, item.one);
-        ctx.clip();
         T.drawRow(ctx, look, seen, tl.view, top, item.one, tl.alone && item.info.kind !== "band");
-        ctx.restore();
       }
     }
+    ctx.restore();
     if (item.head) return undefined;
     ctx.fillStyle = look.page;
     ctx.fillRect(0, y, T.LABELS, item.h);

@@ -81,7 +81,7 @@ window.tracelensTimeline = window.tracelensTimeline || {};
         this.event = null;
         return this.askSums();
       }
-      if (at.seen?.count) {
+      if (at.seen?.pixel) {
         const told = await this.pixel(at);
         if (told?.longest?.event >= 0) return this.select({ rank: at.item.rank, event: told.longest.event }, false);
       }
@@ -103,7 +103,7 @@ window.tracelensTimeline = window.tracelensTimeline || {};
       if (key && key === this.hovered) return this.placeTip();
       this.hovered = key;
       clearTimeout(this.hovering);
-      const empty = !at.seen || (at.mark < 0 && !at.seen.count);
+      const empty = !at.seen || (at.mark < 0 && !at.seen.pixel);
       if (empty) return this.hideTip();
       const known = at.mark >= 0 && at.seen.names[at.seen.name[at.mark]];
       if (known) this.tell(this.linesOf(at, known));
@@ -320,7 +320,7 @@ window.tracelensTimeline = window.tracelensTimeline || {};
     }
     const i = low - 1;
     if (i >= 0 && own < Math.max(seen.x1[i], seen.x0[i] + wide)) return i;
-    if (seen.count) return -1;
+    if (seen.pixel) return -1;
     const near = 3 * wide; // thin marks can be caught
     if (low < seen.x0.length && seen.x0[low] - own < near) return low;
     return i >= 0 && own - seen.x1[i] < near ? i : -1;

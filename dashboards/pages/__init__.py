@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -51,3 +53,11 @@ PAGES = (
     Page("/memory", "Memory", "memory"),
     Page("/flops", "FLOPs", "flops"),
 )
+
+
+@cache
+def load_ahead() -> threading.Thread:
+    """Load all pages on a thread of its own, once: someone who reads the first opens others."""
+    thread = threading.Thread(target=lambda: [page._loaded() for page in PAGES], daemon=True)
+    thread.start()
+    return thread

@@ -64,8 +64,10 @@ def register(app: Dash, source: Source) -> None:
         Input({"type": "chart", "run": MATCH, "name": MATCH}, "id"),
     )
     def draw(place: dict[str, str]) -> Any:
+        from . import load_ahead
         from .overview_charts import CHARTS
 
+        load_ahead()
         run = source.get(place["run"])
         if run is None or run.view is None or place["name"] not in CHARTS:
             return no_update

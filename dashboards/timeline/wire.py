@@ -9,8 +9,8 @@ bytes from the end of the header, and all numbers are little-endian. The header 
 * ``names``, by rank: the text of those names that have room.
 
 Of each row follow, in this order, x0 float32 (marks,), x1 float32 (marks,), event int32 (marks,),
-name int32 (marks,), class uint8 (marks,); with ``pixels`` count uint32 (w,), class uint8 (w,),
-cover uint8 (w,); with ``exposed`` uint8 (w,).
+name int32 (marks,), class uint8 (marks,); with ``pixels`` class uint8 (w,), cover uint8
+(w,); with ``exposed`` uint8 (w,).
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def _arrays(row: Row, d: Drawing) -> list[np.ndarray]:
         row.name[at].astype("<i4"),
         row.cls[at],
     ]
-    if d.count is not None and d.cls is not None and d.cover is not None:
-        told += [d.count.astype("<u4"), d.cls, d.cover]
+    if d.cls is not None and d.cover is not None:
+        told += [d.cls, d.cover]
     if d.exposed is not None:
         told.append(d.exposed)
     return told
