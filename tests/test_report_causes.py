@@ -103,14 +103,25 @@ def test_nothing_is_a_cause_that_no_detector_found(case: tracelens.Analysis) -> 
     assert not any(s.startswith("Largest cause") for s in verdict(clean))
 
 
+def test_a_smaller_cause_is_not_the_largest(case: tracelens.Analysis) -> None:
+    """With one rank of several exposed communication has no cause: it may be the larger one."""
+    unsure = replace(case.summary, exposed_wait=None, exposed_comm=0.6 * case.summary.wall)
+    known = replace(unsure, exposed_wait=0.1 * case.summary.wall)
+    case = replace(case, run=replace(case.run, world_size=8))
+    for summary, start in ((unsure, "Largest cause that is sure: "), (known, "Largest cause: ")):
+        said = verdict(replace(case, finding_rows=(LARGE,), summary=summary))[1]
+        assert said.startswith(start)
+        assert ("(60%)" in said) == (summary is unsure)
+
+
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
         # the cost is in the title, or it is added
         (LARGE, "Largest cause: Driver allocations cost 290 us a step (29% of the step)."),
         (
-            replace(SMALL, cost_ms_per_step=0.058),
-            "Largest cause: Collectives are slow (0.058 ms a step, 6%).",
+            replace(SMALL, cost_ms_per_step=0.08),
+            "Largest cause: Collectives are slow (0.080 ms a step, 8%).",
         ),
         (SMALL, None),  # 1.4 % is not worth a sentence
         (HIDDEN, None),

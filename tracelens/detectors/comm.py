@@ -63,7 +63,8 @@ def post_step_allgather_exposed(context: Context) -> Iterator[Charge]:
     allgather_bucket_size has had no effect since 0.12.4.
     """
     exposed = exposed_of(context, "gather")
-    if exposed.min() <= 0 or context.setup.value("zero_stage") == 3:
+    stages = context.setup["zero_stage"].candidates if "zero_stage" in context.setup else ()
+    if exposed.min() <= 0 or not {1, 2} & set(stages):
         return
     yield charge(
         context,

@@ -173,7 +173,15 @@ def first_cause(analysis: Analysis) -> str:
     told = (
         f"{share} of the step" if format_ns(cost) in title else f"{duration(cost)} a step, {share}"
     )
-    return f"Largest cause: {title} ({told})."
+    s = analysis.summary
+    missing = (analysis.run.world_size or 1) > len(analysis.ranks)
+    if s.exposed_wait is not None or not missing or s.exposed_comm <= cost:
+        return f"Largest cause: {title} ({told})."
+    return (
+        f"Largest cause that is sure: {title} ({told}). Exposed communication takes more "
+        f"({percent(s.exposed_comm, step)}): waiting for late ranks or slow transfer, which only "
+        "the other ranks' traces tell."
+    )
 
 
 def idle_by_cause(analysis: Analysis) -> Floats:
