@@ -5,12 +5,14 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 MINUTES ?= 10
+# not on a package index; the commit that docs/scale.md tells of
+AMD ?= git+https://github.com/AMD-AGI/TraceLens.git@171dd74721ca1ec45709e5805b68ae1f65e27811
 DEMO ?= sample_traces/zero2_slow_fabric
 
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: audit fuzz help demo test lint format types check golden bench clean python
+.PHONY: audit scale fuzz help demo test lint format types check golden bench clean python
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +42,9 @@ golden: $(VENV)/.installed-dev ## after an intended change: write golden reports
 bench: $(VENV)/.installed $(VENV)-hta/.installed ## time and memory against HTA, which gets an environment of its own
 	$(BIN)/python benchmarks/against_hta.py --hta-python $(VENV)-hta/bin/python
 
+scale: $(VENV)/.installed $(VENV)-hta/.installed $(VENV)-amd/.installed ## growth of time and memory, HTA and AMD's TraceLens beside it; an hour; writes docs/scale.md
+	$(BIN)/python benchmarks/scale.py --hta-python $(VENV)-hta/bin/python --amd-python $(VENV)-amd/bin/python --write
+
 audit: $(VENV)/.installed-dev ## bandit over the code, pip-audit over what is installed
 	$(BIN)/python -m pip install $(PIP_FLAGS) bandit pip-audit
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive tracelens collectors dashboards
@@ -49,7 +54,7 @@ fuzz: $(VENV)/.installed-dev ## wrong files by chance, MINUTES=10; writes docs/r
 	$(BIN)/python benchmarks/fuzz.py --minutes $(MINUTES) --write
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) $(VENV)-hta build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-hta $(VENV)-amd build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: make ... PYTHON=<python 3.10 or later>" >&2; exit 1; }
@@ -69,4 +74,9 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 $(VENV)-hta/.installed: | python
 	$(PYTHON) -m venv $(VENV)-hta
 	$(VENV)-hta/bin/python -m pip install $(PIP_FLAGS) traceinsight 'pandas<3'
+	@touch $@
+
+$(VENV)-amd/.installed: | python
+	$(PYTHON) -m venv $(VENV)-amd
+	$(VENV)-amd/bin/python -m pip install $(PIP_FLAGS) $(AMD)
 	@touch $@

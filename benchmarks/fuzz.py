@@ -60,7 +60,7 @@ def fuzz(kind: str, seconds: float, seed: int, tally: Tally) -> int:
             fuzzing.MAKERS[kind](folder, Random(seed))
             begun = time.monotonic()
             try:
-                tally.ends[fuzzing.check(folder)] += 1
+                tally.ends[fuzzing.check(folder, seed)] += 1
             except Exception as e:  # what this program looks for
                 tally.ends["crash"] += 1
                 frame = traceback.extract_tb(e.__traceback__)[-1]

@@ -1,8 +1,9 @@
 """How time and memory grow: sizes of files, packed or not, numbers of ranks, the second look.
 
 Makes traces and runs in a temporary folder by repeating real ones, and runs each tool in fresh
-processes. Prints the Markdown of docs/scale.md, or writes it there (--write). HTA needs an
-interpreter of its own, as in against_hta.py; without it the table is of tracelens alone.
+processes. Prints the Markdown of docs/scale.md, or writes it there (--write). HTA and AMD's
+TraceLens need an interpreter of their own each (``make scale`` makes them); without one the table
+is of tracelens alone.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from against_hta import HERE, SAMPLE, hta_version, pack
-from measure import ChildFailed, Run, run
+from against_hta import HERE
+from growth import growth, measure, ours, peer, table
+from measure import ChildFailed, Most, Run, run
 from repeat_ranks import repeat_ranks
 
 DOC = HERE.parent / "docs" / "scale.md"
@@ -30,9 +32,14 @@ ENV = {"PYTHONPATH": os.fspath(HERE.parent)}
 #: Runs a call of the command line; the last line says the peak of this process.
 _CLI = (
     "import json, resource, sys; from tracelens.cli import main; import contextlib, io\n"
-    "with contextlib.redirect_stdout(io.StringIO()): main(sys.argv[1:], standalone_mode=False)\n"
-    "print(json.dumps({'peak_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
+    "out = io.StringIO()\n"
+    "with contextlib.redirect_stdout(out): main(sys.argv[1:], standalone_mode=False)\n"
+    "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+    "run = json.loads(out.getvalue())['run']\n"
+    "print(json.dumps({'peak_bytes': peak, 'events': run['n_events']}))"
 )
+#: A run of more ranks is read with two workers only.
+_MOST_ALONE = 64
 
 
 def cli(*arguments: str) -> Run:
@@ -41,32 +48,17 @@ def cli(*arguments: str) -> Run:
 
 
 def sizes(a: argparse.Namespace, folder: Path) -> Iterator[str]:
-    """The table of file sizes."""
-    version = hta_version(a.hta_python) if a.hta_python else None
-    yield "| trace | events | tracelens, s (CPU) | peak MB | HTA, s (CPU) | peak MB | ratio |"
-    yield "|---|--:|--:|--:|--:|--:|--:|"
-    for megabytes in a.megabytes:
-        trace = folder / f"{megabytes}.pt.trace.json"
-        maker = [sys.executable, HERE / "repeat_trace.py", SAMPLE, trace]
-        subprocess.run([*maker, "--megabytes", str(megabytes)], check=True, capture_output=True)
-        packed = pack(trace)
-        for path in (trace, packed):
-            mine = _median([run([sys.executable, os.fspath(HERE / "run_tracelens.py"),
-                                 os.fspath(path)], ENV) for _ in range(a.repeats)])  # fmt: skip
-            cells = f"{_times(mine)} | {mine.peak_bytes / 1e6:,.0f}"
-            theirs = "| | |"
-            if version is not None and megabytes <= a.hta_up_to:
-                other = run([a.hta_python, os.fspath(HERE / "run_hta.py"), os.fspath(path)])
-                theirs = (
-                    f"| {_times(other)} | {other.peak_bytes / 1e6:,.0f} | "
-                    f"{other.cpu_s / mine.cpu_s:.1f} times the CPU time, "
-                    f"{other.peak_bytes / mine.peak_bytes:.1f} the memory |"
-                )
-            kind = "plain" if path is trace else "gz"
-            size = path.stat().st_size / 1e6
-            yield f"| {kind}, {size:,.0f} MB | {mine.answer['events']:,} | {cells} {theirs}"
-            path.unlink()
-            print(f"{path.name} is done", file=sys.stderr)
+    """The table of file sizes, and how each tool grows."""
+    tools = [ours()]
+    if a.hta_python:
+        tools.append(peer("HTA", a.hta_python, "run_hta.py"))
+    if a.amd_python:
+        tools.append(peer("AMD's TraceLens", a.amd_python, "run_amd.py"))
+    most = Most(60 * a.minutes, int(a.most_gb * 1e9))
+    rows = list(measure(tools, a.megabytes, folder, most))
+    yield from table(rows, tools)
+    yield ""
+    yield from growth(rows, tools)
 
 
 def _times(r: Run) -> str:
@@ -74,22 +66,27 @@ def _times(r: Run) -> str:
     return f"{r.wall_s:.1f} ({r.cpu_s:.1f})"
 
 
-def _median(runs: list[Run]) -> Run:
-    return sorted(runs, key=lambda r: r.wall_s)[len(runs) // 2]
-
-
 def ranks(a: argparse.Namespace, folder: Path) -> Iterator[str]:
     """The table of numbers of ranks."""
-    yield "| ranks | on disk MB | workers | s (CPU) | CPU ms a rank | peak MB, all processes |"
-    yield "|--:|--:|--:|--:|--:|--:|"
+    yield (
+        "| ranks | on disk MB | events | workers | s (CPU) | CPU ms a rank "
+        "| peak MB, all processes |"
+    )
+    yield "|--:|--:|--:|--:|--:|--:|--:|"
     for n in a.ranks:
         job = folder / f"ranks{n}"
         job.mkdir()
         size = repeat_ranks(RANKS_OF, job, n)
         for workers in (1, 2):
-            got = cli("analyze", os.fspath(job), "--json", "--jobs", str(workers))
+            if workers == 1 and n > _MOST_ALONE:
+                continue
+            got = cli(
+                "analyze", os.fspath(job), "--json", "--jobs", str(workers),
+                "--memory-limit", a.memory_limit,
+            )  # fmt: skip
             yield (
-                f"| {n:,} | {size / 1e6:,.0f} | {workers} | {_times(got)} | "
+                f"| {n:,} | {size / 1e6:,.0f} | {got.answer['events']:,} | {workers} | "
+                f"{_times(got)} | "
                 f"{1000 * got.cpu_s / n:.0f} | {got.peak_bytes / 1e6:,.0f} |"
             )
         print(f"{n} ranks are done", file=sys.stderr)
@@ -131,10 +128,16 @@ def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--hta-python", metavar="PATH", help="interpreter that can `import hta`")
-    parser.add_argument("--hta-up-to", type=int, default=400, metavar="MB", help="(default: 400)")
+    parser.add_argument("--amd-python", metavar="PATH", help="one that has AMD's TraceLens")
+    parser.add_argument(
+        "--minutes", type=float, default=10, help="CPU time that a tool gets (default: 10)"
+    )
+    parser.add_argument(
+        "--most-gb", type=float, default=20, help="memory that a tool gets (default: 20)"
+    )
     parser.add_argument("--megabytes", type=int, nargs="+", default=[50, 400, 1000, 3000])
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 1024])
-    parser.add_argument("--repeats", type=int, default=1, help="runs of tracelens (default: 1)")
+    parser.add_argument("--memory-limit", default="2GB", help="of runs of ranks (default: 2GB)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to make the files")
     parser.add_argument("--write", action="store_true", help=f"into {DOC.name}")
     return parser.parse_args()

@@ -10,7 +10,7 @@ import dash_mantine_components as dmc
 from dash import dcc, html
 
 from tracelens.report.palette import SEVERITY
-from tracelens.report.text import clean
+from tracelens.report.text import cell, clean
 
 from .jobs import State
 from .query import Query
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 #: How often a page asks how far a job is, ms.
 POLL_MS = 250
-#: What a spreadsheet takes for a formula at the beginning of a cell (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = {"function": "params.value == null ? '–' : d3.format('{}')(params.value)"}
 
 
@@ -110,7 +108,7 @@ def table(
     """A table that can be sorted, filtered and saved as CSV under `name`."""
     grid = dag.AgGrid(
         id={"type": "grid", "name": name},
-        rowData=[{k: _cell(v) for k, v in row.items()} for row in rows],
+        rowData=[{k: cell(v) for k, v in row.items()} for row in rows],
         columnDefs=list(columns),
         defaultColDef={
             "sortable": True,
@@ -138,14 +136,6 @@ def table(
         "Save as CSV", id={"type": "csv", "name": name}, size="compact-xs", variant="default"
     )
     return html.Div([grid, dmc.Group([button], justify="flex-end", mt=6)])
-
-
-def _cell(value: Any) -> Any:
-    """A value as it may stand in a table and in a CSV file."""
-    if not isinstance(value, str):
-        return value
-    text = clean(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def chosen(view: RunView, query: Query) -> tuple[int, int]:

@@ -21,9 +21,11 @@ from typing import Any
 
 import zstandard
 from builder import TraceBuilder
+from click.testing import CliRunner
 from nsys_builder import NsysBuilder, training_step
 
 import tracelens
+from tracelens.cli import main
 from tracelens.errors import TraceLensError
 from tracelens.ingest.bounds import Bounds
 
@@ -32,6 +34,7 @@ SMALL = Bounds(unpacked_least=20_000_000, event=4_000_000, header=4_000_000, dic
 #: Seconds that a file of a few kB may take; far more than any does.
 PATIENCE_S = 20
 
+SAMPLES = Path(__file__).parent.parent / "sample_traces"
 NUMBERS: tuple[Any, ...] = (
     0, 1, -1, 7, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**62, 2**63 - 1, -(2**63),
     2**63, 2**64, 10**30, 0.5, -0.0, 1e-9, 1e15, 1e300, float("nan"), float("inf"), float("-inf"),
@@ -144,6 +147,35 @@ def wrong_trace(folder: Path, chance: Random) -> None:
     (folder / "rank0.json").write_bytes(data)
     if not chance.randrange(3):
         good(1).write(folder / "rank1.json")
+
+
+@cache
+def recorded() -> dict[int, dict[str, Any]]:
+    """Two steps of two ranks of a sample run, which every command has something to say about."""
+    found = {}
+    for rank in (0, 1):
+        packed = SAMPLES / "zero2_slow_fabric" / f"rank{rank}.pt.trace.json.xz"
+        trace = json.loads(lzma.decompress(packed.read_bytes()))
+        steps = [e for e in trace["traceEvents"] if e["name"].startswith("ProfilerStep#")]
+        until = sorted(e["ts"] + e["dur"] for e in steps if e.get("cat") == "user_annotation")[1]
+        trace["traceEvents"] = [e for e in trace["traceEvents"] if e["ts"] < until]
+        found[rank] = trace
+    return found
+
+
+def wrong_recording(folder: Path, chance: Random) -> None:
+    """The same with wrong fields in some events of one kind: a name, a category."""
+    for rank, trace in recorded().items():
+        events = list(trace["traceEvents"])
+        like = chance.choice(events)
+        key = chance.choice(("name", "cat"))
+        alike = [i for i, e in enumerate(events) if e.get(key) == like.get(key)]
+        for i in chance.sample(alike, min(len(alike), chance.choice((0, 1, 3, 30)))):
+            one = [copy.deepcopy(events[i])]
+            _spoil(one, chance)
+            events[i] = one[0]
+        text = json.dumps({**trace, "traceEvents": events})
+        (folder / f"rank{rank}.json").write_bytes(text.encode())
 
 
 def _spoil(events: list[dict[str, Any]], chance: Random) -> None:
@@ -259,14 +291,31 @@ def held_memory(most: int = 4_000_000_000) -> Iterator[None]:
 
 MAKERS: dict[str, Callable[[Path, Random], None]] = {
     "torch.profiler": wrong_trace,
+    "recorded": wrong_recording,
     "nsys": wrong_export,
     "store": wrong_store,
 }
 
 
 # ------------------------------------------------------------------------- what must hold
-def check(folder: Path) -> str:
-    """Analyse and report what lies in `folder`.
+#: What is asked of files in turn, beside their report.
+QUESTIONS = (
+    ("whatif", "RUN", "--set", "overlap_comm=true"),
+    ("whatif", "RUN", "--set", "reduce_bucket_size=1000", "--json"),
+    ("whatif", "RUN", "--set", "stage=3"),
+    ("whatif", "RUN", "--set", "gradient_accumulation_steps=2"),
+    ("whatif", "RUN", "--set", "interconnect_speed=2"),
+    ("tune", "RUN", "--json"),
+    ("memory", "RUN"),
+    ("critical-path", "RUN"),
+    ("compare", "RUN", "RUN"),
+    ("check", "RUN", "--max-step-ms", "1"),
+    ("analyze", "RUN", "--html", "PAGE"),
+)
+
+
+def check(folder: Path, question: int = 0) -> str:
+    """Analyse and report what lies in `folder`, and ask one of `QUESTIONS` about it.
 
     Returns
     -------
@@ -284,6 +333,7 @@ def check(folder: Path) -> str:
         a = tracelens.analyze(stored if stored.exists() else folder)
         text = json.dumps(a.to_json(), allow_nan=False) + a.report()
         text.encode()
+        _ask(stored if stored.exists() else folder, QUESTIONS[question % len(QUESTIONS)])
         outcome = "noted" if a.notes else "read"
     except TraceLensError as e:
         if e.exit_code == 70:
@@ -294,3 +344,13 @@ def check(folder: Path) -> str:
     if took > PATIENCE_S:
         raise AssertionError(f"{took:.0f} s for a file of a few kB")
     return outcome
+
+
+def _ask(run: Path, question: tuple[str, ...]) -> None:
+    """Put a question to the command line: an answer, or an error made on purpose."""
+    places = {"RUN": str(run), "PAGE": str(run.parent / "page.html")}
+    done = CliRunner(env={"TRACELENS_DEBUG": "1"}).invoke(
+        main, [places.get(w, w) for w in question]
+    )
+    if done.exit_code not in (0, 1, 2, 3):
+        raise AssertionError(f"{' '.join(question)}: {done.stderr[-600:]}")

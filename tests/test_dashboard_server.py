@@ -170,9 +170,9 @@ def test_nothing_is_markdown_or_raw_html(client: FlaskClient) -> None:
 
 
 def test_formulas_are_no_cells() -> None:
-    assert ui._cell("=cmd|' /C calc'!A0") == "'=cmd|' /C calc'!A0"
-    assert ui._cell("gemm") == "gemm"
-    assert ui._cell(-1.5) == -1.5
+    rows = [{"a": "=cmd|' /C calc'!A0", "b": "gemm", "c": -1.5}]
+    grid = ui.table("t", [], rows).children[0]
+    assert grid.rowData == [{"a": "'=cmd|' /C calc'!A0", "b": "gemm", "c": -1.5}]
 
 
 # ------------------------------------------------------------------------------------------ URLs

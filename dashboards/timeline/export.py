@@ -10,14 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from tracelens.intervals import clip_lengths
-from tracelens.report.text import clean
+from tracelens.report.text import cell, clean
 
 from .classes import CLASSES
 from .details import Frame
 from .lanes import Lane, RankLanes
 
-#: What a spreadsheet takes for a formula at the beginning of a cell (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _COLUMNS = ("rank", "lane", "depth", "name", "class", "start_ns", "dur_ns", "exposed_ns")
 
 Chosen = list[tuple[RankLanes, int, Lane]]
@@ -113,12 +111,5 @@ def table(chosen: Chosen, t0: int, t1: int, frame: Frame) -> Iterator[str]:
 
 def _line(cells: tuple[object, ...]) -> str:
     out = io.StringIO()
-    csv.writer(out).writerow([_cell(c) for c in cells])
+    csv.writer(out).writerow([cell(c) for c in cells])
     return out.getvalue()
-
-
-def _cell(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    text = clean(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text

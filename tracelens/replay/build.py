@@ -225,7 +225,7 @@ def _busy(work: GpuWork, streams: Int32s, begin: int) -> Int64s:
     busy = np.zeros(len(streams), np.int64)
     earlier = (work.launch_ns < begin) & (work.end_ns > begin)
     k = np.searchsorted(streams, work.stream[earlier])
-    known = (k < len(streams)) & (streams[np.minimum(k, len(streams) - 1)] == work.stream[earlier])
+    known = np.isin(work.stream[earlier], streams)
     np.maximum.at(busy, k[known], work.end_ns[earlier][known] - begin)
     return busy
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from tracelens.errors import InputError, UsageError
 from tracelens.report.files import write_whole
+from tracelens.report.text import cell
 from tracelens.store import Store
 from tracelens.store.schema import TABLES, Table
 
@@ -34,7 +35,8 @@ def export(
     runs : sequence of int
         Numbers of the runs; all without any.
     format : {"csv", "parquet"}
-        In CSV, text is UTF-8 and what the trace does not say is empty.
+        In CSV, text is UTF-8, what the trace does not say is empty, and a text that a spreadsheet
+        would take for a formula has an apostrophe before it.
 
     Returns
     -------
@@ -57,7 +59,7 @@ def export(
     written = []
     for t in EXPORTED:
         frame = _frame(t, store.table(t.name, runs))
-        data = frame.to_csv(index=False) if format == "csv" else frame.to_parquet(index=False)
+        data = _csv(frame) if format == "csv" else frame.to_parquet(index=False)
         written.append(folder / f"{t.name}.{format}")
         write_whole(written[-1], data)
     return written
@@ -67,3 +69,13 @@ def _frame(table: Table, rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(
         {c.name: pd.Series([r[c.name] for r in rows], dtype=_TYPES[c.type]) for c in table.columns}
     )
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    texts = {c: frame[c].map(_lines, na_action="ignore") for c in frame.select_dtypes("string")}
+    return frame.assign(**texts).to_csv(index=False)
+
+
+def _lines(text: str) -> str:
+    """A text of several lines, each made harmless."""
+    return "\n".join(map(cell, text.split("\n")))

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from tracelens.units import ns_to_ms
+
+T = TypeVar("T")
+
+
+#: What a spreadsheet takes for a formula at the beginning of a cell (OWASP, CSV injection).
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def clean(text: str) -> str:
@@ -17,6 +24,20 @@ def clean(text: str) -> str:
     'gemm?[31m<float>?'
     """
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def cell(value: T) -> T | str:
+    """A value as it may stand in a spreadsheet: text there is text and no formula.
+
+    Examples
+    --------
+    >>> cell("=1+1"), cell("gemm"), cell(-1.5)
+    ("'=1+1", 'gemm', -1.5)
+    """
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def shorten(text: str, width: int) -> str:

@@ -18,6 +18,7 @@ import zstandard
 from tracelens.analysis import Analysis
 from tracelens.errors import StoreError
 from tracelens.infer.result import Inference, Setup
+from tracelens.ingest.bounds import BOUNDS
 
 #: Kinds of numpy numbers that columns have: bool, signed, unsigned, float.
 _NUMBERS = "biuf"
@@ -39,10 +40,18 @@ def decode(data: bytes) -> Analysis:
         If the bytes are damaged.
     """
     try:
-        packed = zstandard.decompress(data)
+        packed = _unpack(data)
         return msgspec.msgpack.decode(packed, type=Analysis, dec_hook=_rich)
     except (zstandard.ZstdError, msgspec.MsgspecError, ValueError) as e:
         raise StoreError(f"the analysis in the store is damaged: {e}") from e
+
+
+def _unpack(data: bytes) -> bytes:
+    """The content of a frame, which says how large it is: `encode` writes it so."""
+    size = zstandard.frame_content_size(data)
+    if not 0 <= size <= BOUNDS.unpacked(len(data)):
+        raise ValueError(f"{len(data):,} bytes that would unpack to {size:,}")
+    return zstandard.decompress(data)
 
 
 def shape() -> str:
