@@ -1,7 +1,7 @@
-"""Wrong files from right ones, by chance, and what must hold of each.
+"""Wrong files from right ones, by chance.
 
-A maker takes a folder and a source of chance and writes files there; `check` analyses them. Used by
-test_fuzz.py, a minute long, and by benchmarks/fuzz.py, as long as one likes.
+A maker takes a folder and a source of chance and writes files there; `fuzz_check.check` analyses
+them. Used by test_fuzz.py, a minute long, and by benchmarks/fuzz.py, as long as one likes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import gzip
 import json
 import lzma
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -21,18 +20,9 @@ from typing import Any
 
 import zstandard
 from builder import TraceBuilder
-from click.testing import CliRunner
 from nsys_builder import NsysBuilder, training_step
 
 import tracelens
-from tracelens.cli import main
-from tracelens.errors import TraceLensError
-from tracelens.ingest.bounds import Bounds
-
-#: Small enough that a bomb of a few kB meets them.
-SMALL = Bounds(unpacked_least=20_000_000, event=4_000_000, header=4_000_000, dictionary=100_000_000)
-#: Seconds that a file of a few kB may take; far more than any does.
-PATIENCE_S = 20
 
 SAMPLES = Path(__file__).parent.parent / "sample_traces"
 NUMBERS: tuple[Any, ...] = (
@@ -273,20 +263,40 @@ def wrong_store(folder: Path, chance: Random) -> None:
         path.write_bytes(damage(path.read_bytes(), chance, chance.choice((1, 1, 5, 50))))
 
 
-@contextmanager
-def held_memory(most: int = 4_000_000_000) -> Iterator[None]:
-    """Within this, more memory than any wrong file of a few kB may take is a MemoryError."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        yield
-        return
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+# ------------------------------------------------------------------------- reports
+@cache
+def good_report(folder: Path) -> dict[str, Any]:
+    """The report of a run of two ranks."""
+    run = folder / "good_run"
+    run.mkdir(exist_ok=True)
+    for rank in range(2):
+        good(rank).write(run / f"rank{rank}.json")
+    return json.loads(json.dumps(tracelens.analyze(run).to_json()))
+
+
+def wrong_report(folder: Path, chance: Random) -> None:
+    """A report with wrong values, or without some."""
+    report = copy.deepcopy(good_report(folder.parent))
+    for _ in range(chance.choice((1, 1, 3))):
+        at: Any = report
+        for _ in range(chance.randrange(4)):  # down to a place where something can be wrong
+            inner = [v for v in (at.values() if isinstance(at, dict) else at) if _holds(v)]
+            at = chance.choice(inner) if inner else at
+        if not at:
+            continue
+        key = chance.choice(sorted(at)) if isinstance(at, dict) else chance.randrange(len(at))
+        if chance.randrange(3):
+            at[key] = value(chance)
+        else:
+            del at[key]
+    data = json.dumps(report).encode()
+    if not chance.randrange(6):
+        data = damage(data, chance, 1)
+    (folder / "report.json").write_bytes(data)
+
+
+def _holds(value: object) -> bool:
+    return isinstance(value, (dict, list)) and bool(value)
 
 
 MAKERS: dict[str, Callable[[Path, Random], None]] = {
@@ -294,63 +304,5 @@ MAKERS: dict[str, Callable[[Path, Random], None]] = {
     "recorded": wrong_recording,
     "nsys": wrong_export,
     "store": wrong_store,
+    "report": wrong_report,
 }
-
-
-# ------------------------------------------------------------------------- what must hold
-#: What is asked of files in turn, beside their report.
-QUESTIONS = (
-    ("whatif", "RUN", "--set", "overlap_comm=true"),
-    ("whatif", "RUN", "--set", "reduce_bucket_size=1000", "--json"),
-    ("whatif", "RUN", "--set", "stage=3"),
-    ("whatif", "RUN", "--set", "gradient_accumulation_steps=2"),
-    ("whatif", "RUN", "--set", "interconnect_speed=2"),
-    ("tune", "RUN", "--json"),
-    ("memory", "RUN"),
-    ("critical-path", "RUN"),
-    ("compare", "RUN", "RUN"),
-    ("check", "RUN", "--max-step-ms", "1"),
-    ("analyze", "RUN", "--html", "PAGE"),
-)
-
-
-def check(folder: Path, question: int = 0) -> str:
-    """Analyse and report what lies in `folder`, and ask one of `QUESTIONS` about it.
-
-    Returns
-    -------
-    str
-        ``read``, ``noted`` (read, and something said about it), or the error's name.
-
-    Raises
-    ------
-    Exception
-        Whatever is no error made on purpose: a finding.
-    """
-    begun = time.monotonic()
-    stored = folder / "run.db"
-    try:
-        a = tracelens.analyze(stored if stored.exists() else folder)
-        text = json.dumps(a.to_json(), allow_nan=False) + a.report()
-        text.encode()
-        _ask(stored if stored.exists() else folder, QUESTIONS[question % len(QUESTIONS)])
-        outcome = "noted" if a.notes else "read"
-    except TraceLensError as e:
-        if e.exit_code == 70:
-            raise
-        str(e).encode()
-        outcome = type(e).__name__
-    took = time.monotonic() - begun
-    if took > PATIENCE_S:
-        raise AssertionError(f"{took:.0f} s for a file of a few kB")
-    return outcome
-
-
-def _ask(run: Path, question: tuple[str, ...]) -> None:
-    """Put a question to the command line: an answer, or an error made on purpose."""
-    places = {"RUN": str(run), "PAGE": str(run.parent / "page.html")}
-    done = CliRunner(env={"TRACELENS_DEBUG": "1"}).invoke(
-        main, [places.get(w, w) for w in question]
-    )
-    if done.exit_code not in (0, 1, 2, 3):
-        raise AssertionError(f"{' '.join(question)}: {done.stderr[-600:]}")

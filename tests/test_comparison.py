@@ -42,7 +42,11 @@ def report(*walls: float, ranks: int = 2, **setup: Any) -> Report:
         "run": {"paths": ["/x/rank0.json"], "ranks": list(range(ranks)), "device": "NVIDIA H200"},
         "setup": {k: answer(v) for k, v in setup.items()},
         "steps": rows,
-        "summary": {f"{n}_ms": s * mean for n, s in split.items()} | {"n_steps": len(rows)},
+        "summary": {f"{n}_ms": s * mean for n, s in split.items()}
+        | {"n_steps": len(rows)}
+        | dict.fromkeys(
+            ("exposed_wait_ms", "exposed_transfer_ms", "overlap_ratio", "exposed_comm_pct")
+        ),
         "compute": {"gemm_ms": 0.5 * mean},
         "idle": {"launch_ms": 0.0},
         "findings": [],

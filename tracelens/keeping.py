@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tracelens.analysis import Analysis
+from tracelens.comparison.document import check_prediction, check_report
 from tracelens.comparison.prediction import made_for
 from tracelens.errors import StoreError
 from tracelens.ingest.run import RunPlan, discover
@@ -43,7 +44,11 @@ def load(path: str | os.PathLike[str]) -> Analysis:
 def report_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The report of a run in a store, whichever tracelens wrote it; None if `path` names none."""
     place = stored_at(path)
-    return None if place is None else Store(place[0]).get(place[1]).document
+    if place is None:
+        return None
+    document = Store(place[0]).get(place[1]).document
+    check_report(document, os.fspath(path))
+    return document
 
 
 def predicted_of(
@@ -53,7 +58,10 @@ def predicted_of(
     place = stored_at(path) if isinstance(path, (str, os.PathLike)) else None
     if place is None:
         return None
-    return made_for(Store(place[0]).get(place[1]).predictions, before, after)
+    kept = Store(place[0]).get(place[1]).predictions
+    for document in kept:
+        check_prediction(document, str(path))
+    return made_for(kept, before, after)
 
 
 def read_or_load(

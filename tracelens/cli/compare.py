@@ -6,7 +6,7 @@ import click
 
 from tracelens.cli import options
 from tracelens.cli.output import console, print_json
-from tracelens.cli.reading import read_json, read_report
+from tracelens.cli.reading import read_prediction, read_report
 
 EXIT_LIMIT = 3
 
@@ -39,7 +39,7 @@ def command(
     from tracelens.keeping import predicted_of
 
     one, other = read_report(before), read_report(after)
-    forecast = read_json(predicted) if predicted else predicted_of(before, one, other)
+    forecast = read_prediction(predicted) if predicted else predicted_of(before, one, other)
     told = compare(one, other, forecast)
     if as_json:
         print_json(told)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -65,10 +64,13 @@ def read(  # noqa: PLR0913 - what the options say
 
 def read_report(path: str) -> dict[str, Any]:
     """The report of a run, of one in a store, or one that ``analyze --json`` printed to a file."""
+    from tracelens.comparison.document import check_report
     from tracelens.keeping import report_of
 
     if _is_report(path):
-        return read_json(path)
+        document = read_json(path)
+        check_report(document, path)
+        return document
     kept = report_of(path)
     return read((path,)).to_json() if kept is None else kept
 
@@ -85,6 +87,15 @@ def keep_prediction(path: str, document: dict[str, Any]) -> None:
             click.echo(f"not kept: {printable(str(e))}", err=True)
 
 
+def read_prediction(path: str) -> dict[str, Any]:
+    """What ``whatif --json`` or ``tune --json`` printed to a file."""
+    from tracelens.comparison.document import check_prediction
+
+    document = read_json(path)
+    check_prediction(document, path)
+    return document
+
+
 def read_json(path: str) -> dict[str, Any]:
     """A JSON object from a file.
 
@@ -93,12 +104,14 @@ def read_json(path: str) -> dict[str, Any]:
     InputError
         If the file is not there or holds no JSON object.
     """
+    import msgspec
+
     try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
+        with open(path, "rb") as file:
+            value = msgspec.json.decode(file.read())  # without NaN, infinity and endless nesting
     except OSError as e:
         raise InputError(f"{path}: {e.strerror or e}", hint="check the path") from e
-    except ValueError as e:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as e:
         raise InputError(f"{path}: not JSON: {e}", hint="was it written to its end?") from e
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a JSON object")

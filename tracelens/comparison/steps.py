@@ -174,5 +174,6 @@ def metrics(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, di
                 "delta": round(new - old, 6) if known else None,
             }
             if section == "summary" and key in OF_STEPS and known:
-                deltas[name]["p_value"] = _p(welch(values(before, key), values(after, key)))
+                a, b = values(before, key), values(after, key)
+                deltas[name]["p_value"] = _p(welch(a, b)) if a and b else None
     return deltas

@@ -72,8 +72,10 @@ def _frame(table: Table, rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _csv(frame: pd.DataFrame) -> str:
-    texts = {c: frame[c].map(_lines, na_action="ignore") for c in frame.select_dtypes("string")}
-    return frame.assign(**texts).to_csv(index=False)
+    harmless = frame.copy()
+    for name in frame.columns[frame.dtypes == "string"]:
+        harmless[name] = frame[name].map(_lines, na_action="ignore")
+    return harmless.to_csv(index=False)
 
 
 def _lines(text: str) -> str:
