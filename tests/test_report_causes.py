@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from html import unescape
 
@@ -14,6 +15,7 @@ import tracelens
 from tracelens.detectors import Verdict
 from tracelens.findings import Finding
 from tracelens.host import Cause
+from tracelens.infer.result import Inference, Setup
 from tracelens.report import causes
 from tracelens.report.html import page
 from tracelens.report.palette import SEVERITY, TERMINAL_SEVERITY
@@ -101,6 +103,27 @@ def test_nothing_is_a_cause_that_no_detector_found(case: tracelens.Analysis) -> 
     assert said.startswith("No cause found that is sure to cost anything; 2 of 5 checks")
     assert "remedy" not in said
     assert not any(s.startswith("Largest cause") for s in verdict(clean))
+
+
+@pytest.mark.parametrize(
+    ("config", "command"),
+    [
+        ({"zero_optimization.overlap_comm": True}, "tracelens whatif RUN --set overlap_comm=true"),
+        ({"zero_optimization.offload_param": None}, ""),  # not a key that can be replayed
+        (None, ""),
+    ],
+)
+def test_a_finding_names_the_command_that_predicts_it(
+    case: tracelens.Analysis, config: Mapping[str, object] | None, command: str
+) -> None:
+    told = Inference("framework", "deepspeed", ("deepspeed",), 1.0)
+    rows = [i for i in case.setup.values() if i.key != "framework"]
+    found = replace(LARGE, config=config)
+    case = replace(case, finding_rows=(found,), setup=Setup((*rows, told)))
+    assert causes.cause_rows(case)[0].predict == command
+    assert ("predict it: " in section(render_text(case))) == bool(command)
+    other = replace(case, setup=Setup((*rows, replace(told, value="ddp"))))
+    assert causes.cause_rows(other)[0].predict == ""
 
 
 def test_a_smaller_cause_is_not_the_largest(case: tracelens.Analysis) -> None:

@@ -27,7 +27,8 @@ KEYS: Mapping[str, tuple[type, str]] = MappingProxyType(
     }
 )
 
-_SECTION = "zero_optimization."
+#: What names of keys in findings and on the command line may begin with.
+SECTION = "zero_optimization."
 _POSITIVE = frozenset(
     {"reduce_bucket_size", "gradient_accumulation_steps", "interconnect_speed", "world_size"}
 )
@@ -68,7 +69,7 @@ def make_change(values: Mapping[str, object]) -> Change:
     """
     found: dict[str, Value] = {}
     for name, value in values.items():
-        key = name.removeprefix(_SECTION)
+        key = name.removeprefix(SECTION)
         if key not in KEYS:
             raise UsageError(
                 f"{name}: not a key that can be changed", hint=f"keys: {', '.join(KEYS)}"

@@ -14,6 +14,7 @@ import numpy as np
 
 from tracelens.analysis import counted_steps
 from tracelens.host import Cause
+from tracelens.replay.change import KEYS, SECTION
 from tracelens.report.text import clean, duration, listing, percent, plural, ranges
 from tracelens.thresholds import HIGH_SHARE
 from tracelens.units import NS_PER_MS, format_ns
@@ -44,7 +45,8 @@ class CauseRow:
     """One finding as it is shown.
 
     `cost` and `share` are texts; `where` names ranks and steps unless it is all of them; `config`
-    are lines ``key: value``, the value as JSON.
+    are lines ``key: value``, the value as JSON; `predict` is the command that replays the steps
+    with them, "" where it would refuse.
     """
 
     id: str
@@ -56,6 +58,7 @@ class CauseRow:
     evidence: tuple[str, ...]
     remedy: str
     config: tuple[str, ...]
+    predict: str
 
 
 def shown(analysis: Analysis) -> bool:
@@ -97,7 +100,21 @@ def _row(analysis: Analysis, f: Finding) -> CauseRow:
         evidence=tuple(clean(e) for e in f.evidence),
         remedy=clean(f.remedy),
         config=tuple(clean(c) for c in config),
+        predict=_predict(analysis, f),
     )
+
+
+def _predict(analysis: Analysis, f: Finding) -> str:
+    framework = analysis.setup.get("framework")
+    if not f.config or framework is None or framework.value != "deepspeed":
+        return ""
+    wanted = []
+    for name, value in f.config.items():
+        key = name.removeprefix(SECTION)
+        if key not in KEYS or not isinstance(value, (bool, int, float)):
+            return ""
+        wanted.append(f"--set {key}={json.dumps(value)}")
+    return f"tracelens whatif RUN {' '.join(wanted)}"
 
 
 def info_text(row: CauseRow) -> str:
@@ -107,7 +124,8 @@ def info_text(row: CauseRow) -> str:
     first, _, rest = row.evidence[0].partition(" ")
     if first.isalpha() and first.islower():  # not the name of something
         first = first.capitalize()
-    return f"{row.title}. {first} {rest}"
+    predict = f"; predict it: {row.predict}" if row.predict else ""
+    return f"{row.title}. {first} {rest}{predict}"
 
 
 def clean_ids(analysis: Analysis) -> tuple[str, ...]:

@@ -140,6 +140,8 @@ def _list(lines: Sequence[str]) -> str:
 def _card(r: cause_rows.CauseRow) -> str:
     evidence = [f"{r.where}: {e}" if r.where and not i else e for i, e in enumerate(r.evidence)]
     config = "".join(f"<code>{escape(line)}</code> " for line in r.config)
+    if r.predict:
+        config += f"predict it: <code>{escape(r.predict)}</code>"
     return (
         f'<div class="cause" style="--mark:{SEVERITY[r.severity]}">'
         f'<div class="price"><b>{escape(r.cost)}</b><span>{escape(r.share)} of the step</span>'

@@ -78,6 +78,8 @@ def _body(r: CauseRow) -> Group:
     if r.remedy:
         lines.append(Text(f"remedy: {r.remedy}"))
     lines += [Text(f"config: {line}") for line in r.config]
+    if r.predict:
+        lines.append(Text(f"predict it: {r.predict}"))
     return Group(*lines)
 
 
