@@ -283,7 +283,7 @@ def _context(
         for r, wait, number in zip(ranks, matches.wait_ns, matches.number, strict=True)
     )
     shared = is_shared(views)
-    link = None if shared else find_link(views, run.device)
+    link = None if shared else find_link([r.comm for r in ranks], matches.wait_ns, run.device)
     none = np.zeros(len(views))
     return Context(views, setup, run.device, summary.wall, shared, link, none, none)
 

@@ -11,7 +11,7 @@ import numpy as np
 from tracelens.classify import Op, is_compute
 from tracelens.collectives import CommTable
 from tracelens.infer import kernels
-from tracelens.infer.hooks import Allocation, bucket_allocations, hook_copies
+from tracelens.infer.hooks import Allocation, hook_work
 from tracelens.launches import unrun_launches
 from tracelens.links import OPTIMIZER_STEP, GpuWork, TrackSpans
 from tracelens.operands import PRODUCTS, nelems_of
@@ -167,12 +167,13 @@ def gather(
     trace: Trace, work: GpuWork, found: StepMap, phases: Phases, comm: CommTable
 ) -> RankFacts:
     """Count the facts of one rank."""
-    whole = found.steps.counted
+    whole, n = found.steps.counted, int(found.steps.counted.sum())
     counted = (found.of_work >= 0) & whole[np.maximum(found.of_work, 0)]
     optimizer_ns, model_ns = _order(work, found)
     recomputed, forwarded = _recomputation(trace)
     types, weights, products = _operands(trace)
     updated = _updates(trace, work, phases.passes)
+    allocations, copies = hook_work(trace, phases.passes)
     return RankFacts(
         rank=trace.info.rank if trace.info.rank is not None else -1,
         world_size=trace.info.world_size,
@@ -189,15 +190,15 @@ def gather(
         passes=phases.passes,
         updates=updated,
         compute_stream=_compute_stream(work),
-        allocations=bucket_allocations(trace, phases.passes),
-        hook_copies=hook_copies(trace),
+        allocations=allocations,
+        hook_copies=copies,
         marked=found.source in MARKED,
         stepped=found.source != WHOLE,
         gemm_types=types,
         products=products,
         weights=weights,
-        copy_bytes=_copies(trace, work, phases, counted, int(whole.sum())),
-        optimizer_kernels=_optimizer_kernels(trace, work, counted) / int(whole.sum()),
+        copy_bytes=_copies(trace, work, phases, counted, n),
+        optimizer_kernels=_optimizer_kernels(trace, work, counted) / n,
         optimizer_ns=optimizer_ns,
         model_ns=model_ns,
         recomputed=recomputed,
@@ -206,13 +207,10 @@ def gather(
         kernel_repeats=kernels.repeats(trace, work, found, whole),
         kernel_types=kernels.kernel_types(trace, work, counted),
         gemm_names=kernels.gemm_names(trace, work, counted),
-        loss_kernels=kernels.loss_kernels(trace, work, counted) / int(whole.sum()),
+        loss_kernels=kernels.loss_kernels(trace, work, counted) / n,
         launches=bool((work.launch >= 0).any()),
         kernel_launches=unrun_launches(trace, work),
-        forward_copies=float(
-            (counted & (work.op == Op.COPY_H2D) & (phases.phase == Phase.FORWARD)).sum()
-        )
-        / int(whole.sum()),
+        forward_copies=_forward_copies(work, phases, counted) / n,
         updated_steps=_updated_steps(found, updated),
         syncs=_syncs(trace, found, whole),
         peers=_peers(trace),
@@ -300,6 +298,12 @@ def _copies(
         on = counted & (work.op == op) & (size > 0)
         result["all", direction] = float(size[on].sum()) / n_steps
     return result
+
+
+def _forward_copies(work: GpuWork, phases: Phases, counted: Bools) -> int:
+    """Copies from the host that a forward pass launched."""
+    on = (work.op == Op.COPY_H2D) & (phases.phase == Phase.FORWARD)
+    return int((counted & on).sum())
 
 
 def _optimizer_kernels(trace: Trace, work: GpuWork, counted: Bools) -> int:

@@ -45,12 +45,13 @@ def _copies(trace: Trace) -> Int64s:
     return copies[~own]
 
 
-def hook_copies(trace: Trace) -> int:
-    """Copies inside gradient hooks."""
-    return len(_copies(trace))
+def hook_work(trace: Trace, passes: Passes) -> tuple[tuple[Allocation, ...], int]:
+    """Flat buffers that hooks allocate before they copy anything, and how many copies they make."""
+    copied = _copies(trace)
+    return _bucket_allocations(trace, passes, trace.slices.ts_ns[copied]), len(copied)
 
 
-def bucket_allocations(trace: Trace, passes: Passes) -> tuple[Allocation, ...]:
+def _bucket_allocations(trace: Trace, passes: Passes, copied_ns: Int64s) -> tuple[Allocation, ...]:
     """Flat buffers that hooks allocate before they copy anything, by backward pass.
 
     That is DeepSpeed's setup_buckets (runtime/zero/stage_1_and_2.py, 0.18.3 and later). What a hook
@@ -63,7 +64,7 @@ def bucket_allocations(trace: Trace, passes: Passes) -> tuple[Allocation, ...]:
     on = np.flatnonzero(empty & (shapes.concrete >= 0))
     row = shapes.row[on]
     on = on[TrackSpans(s, hook).contain(s.track[row], s.ts_ns[row])]
-    marks, copied = forward_marks(trace), s.ts_ns[_copies(trace)]
+    marks = forward_marks(trace) if len(on) else on
     result = []
     for k in on.tolist():
         size = _SIZE.match(trace.strings[shapes.concrete[k]])
@@ -74,7 +75,7 @@ def bucket_allocations(trace: Trace, passes: Passes) -> tuple[Allocation, ...]:
         begin = int(passes.start_ns[p])
         since = int(passes.end_ns[p - 1]) if p else -1
         forward = np.searchsorted(marks, begin) > np.searchsorted(marks, since)
-        filled = np.searchsorted(copied, at) > np.searchsorted(copied, begin)
+        filled = np.searchsorted(copied_ns, at) > np.searchsorted(copied_ns, begin)
         if forward and not filled:
             result.append(Allocation(p, int(size.group(1)), size.group(2), at))
     return tuple(result)
