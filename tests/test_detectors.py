@@ -697,6 +697,47 @@ def test_exposed_reduction_by_setup(
         assert key.startswith("zero_optimization.")
 
 
+@pytest.mark.parametrize(("behind", "cost"), [(3, HIDEABLE - 3), (50, HIDEABLE - 11 * 0.5)])
+def test_more_reductions_cost_a_host_that_is_behind(
+    behind: int, cost: float, tmp_path: Path
+) -> None:
+    """Eleven more take 5.5 ms of the host: all the GPU waits longer, if it waits for it at all."""
+    setup = {"zero_stage": 2, "overlap_comm": True, "reduce_bucket_size": 500_000_000}
+    context = context_of(Run(reduce=20), tmp_path, **setup)
+    late = tuple(
+        replace(
+            v,
+            host=replace(v.host, backward_launch_ns=v.host.idle_ns[:, 0] * 0 + behind * 1_000_000),
+        )
+        for v in context.views
+    )
+    assert cost_of(replace(context, views=late), "bucket_too_large") == ms(cost)
+
+
+def test_where_the_host_has_no_time_smaller_buckets_are_not_advised(tmp_path: Path) -> None:
+    """Of 6 exposed ms 4.4 could be hidden, for 5.5 ms of a host that is 50 ms behind."""
+    setup = {"zero_stage": 2, "overlap_comm": True, "reduce_bucket_size": 500_000_000}
+    context = context_of(Run(reduce=6), tmp_path, **setup)
+    late = tuple(
+        replace(v, host=replace(v.host, backward_launch_ns=v.host.idle_ns[:, 0] * 0 + 50_000_000))
+        for v in context.views
+    )
+    found = found_in(replace(context, views=late))["bucket_too_large"]
+    assert (found.cost_ms_per_step, found.severity, found.config) == (0, "info", None)
+    assert "first more work per launch" in found.remedy
+
+
+def test_no_bucket_is_advised_where_sizes_are_unknown(tmp_path: Path) -> None:
+    setup = {"zero_stage": 2, "overlap_comm": True, "reduce_bucket_size": 500_000_000}
+    context = context_of(Run(reduce=20), tmp_path, **setup)
+    unsized = tuple(
+        replace(v, comm=replace(v.comm, in_nelems=v.comm.in_nelems * 0 - 1)) for v in context.views
+    )
+    found = found_in(replace(context, views=unsized))["bucket_too_large"]
+    assert found.config is None
+    assert "reduce_bucket_size a twelfth of the gradients" in found.remedy
+
+
 def test_only_compute_hides_a_reduction(tmp_path: Path) -> None:
     """Of 20 ms of reduction no more than 10 ms of compute can hide, less the first bucket's."""
     short = Rank(compute=10)

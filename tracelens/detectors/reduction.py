@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tracelens.detectors import proof
-from tracelens.detectors.context import Charge, Context, PerRank, charge
+from tracelens.detectors.context import Charge, Context, PerRank, charge, spread
 from tracelens.detectors.depth import depth1_reduce_stall
 from tracelens.detectors.exposure import amount_text, exposed_of, sure_of
 from tracelens.findings import Proof
@@ -19,6 +19,7 @@ from tracelens.intervals import clip_lengths
 from tracelens.thresholds import (
     BROKEN_IDLE_SHARE,
     BROKEN_OVERLAP,
+    BUCKET_HOST_NS,
     CONTENTION,
     FEW_REDUCTIONS,
     GOOD_REDUCTIONS,
@@ -122,11 +123,14 @@ def _too_large(context: Context, seen: _Seen) -> Charge:
     size = _good_bucket(context)
     bucket, whole = context.setup.value("reduce_bucket_size"), GOOD_REDUCTIONS * size
     holds_all = isinstance(bucket, int) and 0 < whole <= bucket
+    host = _host_for_more(context, seen.count)
+    cause = np.maximum(seen.hideable - host, 0.0)
+    worth = bool((seen.hideable >= host).all())
     return charge(
         context,
         "bucket_too_large",
         "overlap_comm has little to overlap: few and large reductions",
-        seen.hideable,
+        cause,
         ranks=tuple(v.rank for v in context.views),
         evidence=(
             *_as_it_is(context),
@@ -140,12 +144,28 @@ def _too_large(context: Context, seen: _Seen) -> Charge:
                 if holds_all
                 else ()
             ),
+            *(
+                (f"more of them would cost the host {spread(host)} a step, which it does not have",)
+                if host.max() > 0
+                else ()
+            ),
         ),
-        remedy=f"reduce_bucket_size about {format_count(size)} elements: "
-        f"{GOOD_REDUCTIONS} buckets a pass, of which only the last stays exposed",
-        config={"zero_optimization.reduce_bucket_size": size},
+        remedy=("" if worth else "first more work per launch (launch_bound); then ")
+        + f"reduce_bucket_size {_about(size)}: {GOOD_REDUCTIONS} buckets a pass, of which only the "
+        "last stays exposed",
+        config=_bucket_of(size) if worth else None,
         proof=seen.proof,
     )
+
+
+def _host_for_more(context: Context, count: float) -> PerRank:
+    """Host time that well-sized buckets would take of each rank on top, ns a step.
+
+    As far as the GPU waits for its host in backward passes: a host that is ahead has the time.
+    """
+    passes = np.array([v.facts.n_passes for v in context.views])
+    more = max(GOOD_REDUCTIONS - count, 0.0) * passes * BUCKET_HOST_NS
+    return np.minimum(more, context.per_rank([v.host.backward_launch_ns for v in context.views]))
 
 
 def _nothing_hidden(context: Context, seen: _Seen) -> bool:
@@ -262,9 +282,9 @@ def _too_small(context: Context, count: float) -> Iterator[Charge]:
             f"{per_step.mean():g} hooks a step reduce",
             *_is_auto(context),
         ),
-        remedy=f"reduce_bucket_size about {format_count(size)} elements ({GOOD_REDUCTIONS} a pass) "
-        'as a number: Hugging Face\'s "auto" sets hidden_size squared, smaller than most weights',
-        config={"zero_optimization.reduce_bucket_size": size},
+        remedy=f"reduce_bucket_size {_about(size)} ({GOOD_REDUCTIONS} a pass) as a number: Hugging "
+        'Face\'s "auto" sets hidden_size squared, smaller than most weights',
+        config=_bucket_of(size),
         proof=proof.of_moments(context, "hook"),
     )
 
@@ -284,8 +304,16 @@ def _is_auto(context: Context) -> tuple[str, ...]:
     )
 
 
+def _about(size: int) -> str:
+    return f"about {format_count(size)} elements" if size else "a twelfth of the gradients"
+
+
+def _bucket_of(size: int) -> dict[str, int] | None:
+    return {"zero_optimization.reduce_bucket_size": size} if size else None
+
+
 def _good_bucket(context: Context) -> int:
-    """Elements of a bucket that splits the gradients of one pass well, two digits."""
+    """Elements of a bucket that splits the gradients of one pass well, two digits; 0 unknown."""
     totals = []
     for view, roles in zip(context.views, context.roles(), strict=True):
         c = view.comm

@@ -79,12 +79,8 @@ for one all-reduce over 17 runs of one machine."""
 MIN_PLAIN_HOOKS: Final = 5
 """Hooks that do not reduce: so many tell what a hook takes without a reduction."""
 
-BUCKET_HOST_NS: Final = 500_000
-"""Host time of reducing a bucket, where the recording's buckets do not tell: 0.31 to 0.71 ms on
-recorded runs whose buckets differ (DeepSpeed 0.19.6, with a profiler)."""
-
 GRADIENT_HOST_NS: Final = 60_000
-"""Host time of each gradient in a bucket beyond that, likewise: 0.04 to 0.10 ms."""
+"""Host time of each gradient in a bucket beyond `BUCKET_HOST_NS`, likewise: 0.04 to 0.10 ms."""
 
 LONG_KERNEL_NS: Final = 150_000
 """Kernels from this length on tell when collectives find room beside them."""

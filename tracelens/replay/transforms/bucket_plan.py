@@ -13,7 +13,8 @@ from tracelens.errors import CannotPredict
 from tracelens.replay.gradients import Bucket, fill
 from tracelens.replay.model import RankModel
 from tracelens.replay.program import Act, Program
-from tracelens.thresholds.replay import BUCKET_HOST_NS, GRADIENT_HOST_NS, HELD_NS, MIN_PLAIN_HOOKS
+from tracelens.thresholds import BUCKET_HOST_NS
+from tracelens.thresholds.replay import GRADIENT_HOST_NS, HELD_NS, MIN_PLAIN_HOOKS
 from tracelens.trace import Bools, Int64s
 
 #: Share of all elements that biases and norms of a layer are, at most.
