@@ -110,9 +110,8 @@ def test_the_recorded_setting_rebuilt_is_the_recorded_step(slow: Predictor) -> N
     now = slow.now.reduction(slow.model)
     assert now == Setting(500_000_000, True)
     rebuilt = reduce_with(slow.model, now, now)
-    from tracelens.replay.model import step_ns
 
-    length = step_ns(rebuilt.programs, rebuilt.replay())
+    length = rebuilt.replay().step_ns
     assert length == pytest.approx(slow.model.recorded_ns, rel=0.01)
 
 

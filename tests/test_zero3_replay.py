@@ -14,7 +14,7 @@ from tracelens.errors import CannotPredict
 from tracelens.replay import Predictor, load, parse_change
 from tracelens.replay.coordinator import Call, FetchSetting, emulate
 from tracelens.replay.gathering import gathers, read_recorded
-from tracelens.replay.model import Model, step_ns
+from tracelens.replay.model import Model
 from tracelens.replay.transforms.bucket_plan import Setting
 from tracelens.replay.transforms.stage3 import Stage3, stage3_with
 
@@ -88,8 +88,8 @@ def test_without_prefetch_more_is_gathered(model: Model) -> None:
 
 def test_the_recorded_setting_rebuilt_is_the_recorded_step(model: Model) -> None:
     again = stage3_with(model, RECORDED, RECORDED)
-    recorded = step_ns(model.programs, model.replay())
-    assert step_ns(again.programs, again.replay()) == pytest.approx(recorded, rel=0.04)
+    recorded = model.replay().step_ns
+    assert again.replay().step_ns == pytest.approx(recorded, rel=0.04)
     for old, new in zip(model.ranks, again.ranks, strict=True):
         sizes = [new.nelems[int(u)] for u in new.fetches]
         assert sizes == [old.nelems[int(u)] for u in old.fetches]
@@ -105,8 +105,8 @@ def test_prefetch_off_is_slower(model: Model) -> None:
 def ratio(model: Model, then: Stage3) -> float:
     """Step with a setting over the step with the recorded one, both rebuilt."""
     again, other = stage3_with(model, RECORDED, RECORDED), stage3_with(model, RECORDED, then)
-    recorded = step_ns(again.programs, again.replay())
-    return step_ns(other.programs, other.replay()) / recorded
+    recorded = again.replay().step_ns
+    return other.replay().step_ns / recorded
 
 
 def test_without_overlap_all_but_gathers_runs_on_the_compute_stream(model: Model) -> None:

@@ -13,7 +13,7 @@ from tracelens.links import GpuWork
 from tracelens.replay.edges import Calls, Waits, find_held, find_syncs, find_waits
 from tracelens.replay.fetches import Fetches, find_fetches
 from tracelens.replay.gradients import Gradients, find_gradients
-from tracelens.replay.program import NOTHING, Act, Program, edit, rows
+from tracelens.replay.program import NOTHING, Act, Program, edit
 from tracelens.thresholds.replay import FULL_QUEUE, HELD_UP
 from tracelens.trace import Bools, Int32s, Int64s, Kind, Trace
 
@@ -131,19 +131,17 @@ def _host(gradients: Gradients, calls: Calls, fetches: Fetches | None) -> Host:
 def _with_staging(program: Program, calls: Calls) -> Program:
     """The program with a wait of the host behind each copy that it staged."""
     at = np.flatnonzero(np.isin(program.uid, np.flatnonzero(_held(calls)) + 1))
-    blocks = []
-    for p in at.tolist():
-        k = int(program.uid[p]) - 1
-        row = rows(
-            1,
-            act=Act.SYNC,
-            until=program.uid[p],
-            cost_ns=calls.end[k] - calls.done[k],
-            step=program.step[p],
-            micro=program.micro[p],
-        )
-        blocks.append((p + 1, row))
-    return edit(program, np.ones(len(program), bool), blocks) if blocks else program
+    if not len(at):
+        return program
+    k = program.uid[at] - 1
+    new = {
+        "act": np.full(len(at), Act.SYNC),
+        "until": program.uid[at],
+        "cost_ns": calls.end[k] - calls.done[k],
+        "step": program.step[at],
+        "micro": program.micro[at],
+    }
+    return edit(program, np.ones(len(program), bool), at + 1, new)
 
 
 def _held(calls: Calls) -> Bools:

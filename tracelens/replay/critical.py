@@ -128,7 +128,7 @@ def find_critical_path(model: Model, played: Sequence[Played] | None = None) -> 
     played : sequence of Played, optional
         The model's replay, where it has run already.
     """
-    played = played if played is not None else model.replay()
+    played = played if played is not None else model.replay().played()
     arrivals = _arrivals(model, played)
     blocked = [_blocking(m, x) for m, x in zip(model.ranks, played, strict=True)]
     rank = max(range(len(played)), key=lambda r: played[r].finish)

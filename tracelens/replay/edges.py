@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracelens.replay.program import ALL, NOTHING, Act, Program, edit, rows
+from tracelens.replay.program import ALL, NOTHING, Act, Columns, Program, edit
 from tracelens.thresholds.replay import (
     EDGE_CHANCE,
     EDGE_MIN_BINDING,
@@ -83,30 +83,18 @@ class Waits:
 
     def applied(self, program: Program) -> Program:
         """The program with a row for each of these waits: behind its call's, before a launch."""
-        blocks = [
-            (
-                int(p) + int(program.act[p] == Act.WAIT),
-                rows(
-                    1,
-                    act=Act.WAIT,
-                    stream=b,
-                    target=a if last else NOTHING,
-                    until=-1 if last else int(program.uid[u]),
-                    step=program.step[p],
-                    micro=program.micro[p],
-                    hook=program.hook[p],
-                ),
-            )
-            for p, b, a, u, last in zip(
-                self.at.tolist(),
-                self.waiter.tolist(),
-                self.target.tolist(),
-                self.until.tolist(),
-                self.latest.tolist(),
-                strict=True,
-            )
-        ]
-        return edit(program, np.ones(len(program), bool), blocks) if blocks else program
+        if not len(self.at):
+            return program
+        at, latest = self.at, self.latest
+        new: Columns = {
+            "act": np.full(len(at), Act.WAIT),
+            "stream": self.waiter,
+            "target": np.where(latest, self.target, NOTHING),
+            "until": np.where(latest, -1, program.uid[self.until]),
+            **{name: getattr(program, name)[at] for name in ("step", "micro", "hook")},
+        }
+        every = np.ones(len(program), bool)
+        return edit(program, every, at + (program.act[at] == Act.WAIT), new)
 
 
 def find_waits(calls: Calls, n_streams: int) -> Waits:

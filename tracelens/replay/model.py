@@ -17,7 +17,7 @@ from tracelens.replay.build import Host, Window, build
 from tracelens.replay.contention import Slowdown, alone, measure, measure_admission
 from tracelens.replay.footprint import Footprint, footprint
 from tracelens.replay.program import Act, Program
-from tracelens.replay.simulate import SETTLED, Costs, Played, simulate
+from tracelens.replay.simulate import Costs, Simulation, simulate
 from tracelens.replay.transfer import Line, fit_line
 from tracelens.thresholds.replay import REPLAY_STEPS
 from tracelens.trace import Int64s
@@ -100,14 +100,9 @@ class Model:
         )
         return replace(self, ranks=ranks)
 
-    def replay(self, settled: float = SETTLED) -> tuple[Played, ...]:
-        """Run the recorded program; `settled` as in `simulate`."""
-        return simulate(self.programs, self.costs, settled)
-
-
-def step_ns(programs: tuple[Program, ...], played: tuple[Played, ...]) -> float:
-    """Length of a step, mean over ranks, ns."""
-    return float(np.mean([x.length_ns / p.n_steps for p, x in zip(programs, played, strict=True)]))
+    def replay(self) -> Simulation:
+        """Run the programs."""
+        return simulate(self.programs, self.costs)
 
 
 def load(analysis: Analysis) -> Model:

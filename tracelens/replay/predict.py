@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tracelens.errors import CannotPredict
 from tracelens.replay.apply import apply
 from tracelens.replay.change import Change, Value
 from tracelens.replay.configuration import Configuration, find_configuration
 from tracelens.replay.footprint import changed as changed_setting
-from tracelens.replay.model import Model, step_ns
+from tracelens.replay.model import Model
+from tracelens.replay.simulate import Costs, Simulation
 from tracelens.replay.transforms.stage3 import Stage3
 from tracelens.replay.zero3 import as_recorded, find_stage3, rebuilds
 from tracelens.thresholds.replay import (
@@ -147,14 +148,16 @@ class Predictor:
         self.now: Configuration = find_configuration(analysis, model)
         manifest = analysis.manifest
         timed = timed_ms or (manifest.unprofiled_step_ms if manifest else None)
-        replayed = _step(model)
-        self.baseline = Baseline(model.recorded_ns / 1e6, replayed / 1e6, timed)
-        #: The model that is changed: its host as fast as without a profiler, where that is known.
-        self.model = model if timed is None else unprofiled(model, timed * 1e6)
-        self._base = replayed if self.model is model else _step(self.model)
-        self._recorded = model
-        self._stage3: tuple[Model, Model, float, float] | None = None
-        self._varied: dict[int, float] = {}
+        ran = model.replay()
+        self.baseline = Baseline(model.recorded_ns / 1e6, ran.step_ns / 1e6, timed)
+        self._recorded = _Start(model, model, ran, 1.0)
+        self._usual = self._recorded if timed is None else _unprofiled(self._recorded, timed * 1e6)
+        self._stage3: _Start | None = None
+
+    @property
+    def model(self) -> Model:
+        """What is changed: the recording, its host as fast as without a profiler if that is known."""
+        return self._usual.model
 
     def predict(self, change: Change) -> Prediction:
         """Predict one change.
@@ -164,14 +167,33 @@ class Predictor:
         CannotPredict
             If the recording does not show what it would take; the hint says what to record.
         """
+        return self._predicted(change, self._start(change), banded=True)
+
+    def estimate(self, change: Change) -> Prediction:
+        """Predict what can be recommended, with no more of a band than repeats need.
+
+        Raises
+        ------
+        CannotPredict
+            As `predict`; if the change does not fit on the GPU.
+        """
+        known = self.model.memory
+        overflow = known.overflow(change) if known else None
+        if overflow is not None:
+            raise CannotPredict(overflow)
+        return self._predicted(change, self._start(change), banded=False)
+
+    def _predicted(self, change: Change, start: _Start, banded: bool) -> Prediction:
         notes: list[str] = []
-        model, base = self._start(change)
-        changed = apply(model, self.now, change, notes)
-        ratio = _step(changed) / base if changed is not model else 1.0
-        low = high = ratio
-        if changed is not model:
-            low, high = self._band(change, changed, ratio)
-        confidence = self._confidence(change, changed, notes)
+        changed = apply(start.model, self.now, change, notes)
+        ratio = low = high = 1.0
+        if changed is not start.model:
+            ran = changed.replay()
+            ratio = ran.step_ns / start.step_ns
+            low, high = ratio - REPEAT_PCT / 100, ratio + REPEAT_PCT / 100
+            if banded:
+                low, high = self._band(change, start, (changed, ran), ratio)
+        confidence = self._confidence(change, changed is start.model, notes)
         memory = self._memory(change, notes)
         return Prediction(self.baseline, change, ratio, low, high, confidence, tuple(notes), memory)
 
@@ -185,51 +207,22 @@ class Predictor:
             notes.append(overflow)
         return known.growth_bytes(changed_setting(known.setting, change))
 
-    def ratio(self, change: Change) -> float:
-        """Predicted step over the replayed one, without a band, of what can be recommended.
-
-        Raises
-        ------
-        CannotPredict
-            As `predict`; if the change does not fit on the GPU.
-        """
-        known = self.model.memory
-        overflow = known.overflow(change) if known else None
-        if overflow is not None:
-            raise CannotPredict(overflow)
-        model, base = self._start(change)
-        changed = apply(model, self.now, change, [])
-        return 1.0 if changed is model else _step(changed) / base
-
-    def _start(self, change: Change) -> tuple[Model, float]:
-        """The model that a change is applied to, and its step to compare with, ns.
+    def _start(self, change: Change) -> _Start:
+        """What a change is applied to.
 
         What ZeRO-3's hooks do is written anew for a change. What the rules then miss is missed by
         the recorded setting too, but not alike: the replay of the recording itself is what the
         changed step compares to, brought to the host without a profiler.
         """
         if not rebuilds(self.now, change):
-            return self.model, self._base
+            return self._usual
         if self._stage3 is None:
-            timed, model = self.baseline.unprofiled_step_ms, self._recorded
+            model, timed = self._recorded.model, self.baseline.unprofiled_step_ms
             rebuilt = as_recorded(model, self.now)
-            missed = _step(model) / _step(rebuilt)
-            if timed is not None:
-                factor = host_factor(rebuilt, timed * 1e6)
-                model, rebuilt = model.with_host(factor), rebuilt.with_host(factor)
-            self._stage3 = model, rebuilt, _step(rebuilt) * missed, missed
-        model, _, base, _ = self._stage3
-        return model, base
-
-    def unbounded(self, change: Change, ratio: float) -> Prediction:
-        """A prediction whose ratio is known already, with no more of a band than repeats need."""
-        notes: list[str] = []
-        changed = apply(self.model, self.now, change, notes)
-        confidence = self._confidence(change, changed, notes)
-        margin = REPEAT_PCT / 100
-        memory = self._memory(change, notes)
-        low, high = ratio - margin, ratio + margin
-        return Prediction(self.baseline, change, ratio, low, high, confidence, tuple(notes), memory)
+            ran = rebuilt.replay()
+            start = _Start(model, rebuilt, ran, self._recorded.ran.step_ns / ran.step_ns)
+            self._stage3 = start if timed is None else _unprofiled(start, timed * 1e6)
+        return self._stage3
 
     def stage3(self) -> Stage3:
         """The settings of ZeRO-3 that the recording ran with.
@@ -239,7 +232,7 @@ class Predictor:
         CannotPredict
             If none explains it.
         """
-        return find_stage3(self._recorded, self.now)
+        return find_stage3(self._recorded.model, self.now)
 
     def runs_with(self, values: Mapping[str, Value]) -> bool:
         """Whether the recording ran with these settings of its reductions."""
@@ -249,30 +242,26 @@ class Predictor:
             return False
         return values == {"overlap_comm": recorded.overlap, "reduce_bucket_size": recorded.bucket}
 
-    def _band(self, change: Change, changed: Model, ratio: float) -> tuple[float, float]:
+    def _band(
+        self, change: Change, start: _Start, changed: tuple[Model, Simulation], ratio: float
+    ) -> tuple[float, float]:
         """Ratios with contention and transfer times at the ends of what they may be."""
         ratios = [ratio]
+        model, ran = changed
         variations = _variations(self.model)
         if self._host_unsure(change):
-            variations.append(lambda m: m.with_host(UNTIMED_HOST))
+            variations.append(lambda c: replace(c, host=UNTIMED_HOST))
         for k, vary in enumerate(variations):
-            if rebuilds(self.now, change) and self._stage3 is not None:
-                _, rebuilt, _, missed = self._stage3
-                if k not in self._varied:
-                    self._varied[k] = _roughly(vary(rebuilt))
-                ratios.append(_roughly(vary(changed)) / (self._varied[k] * missed))
-                continue
-            varied = vary(self.model)
-            ratios.append(_step(apply(varied, self.now, change, [])) / _step(varied))
+            ratios.append(ran.again(vary(model.costs), ROUGH).step_ns / start.varied_ns(k, vary))
         margin = (abs(self.baseline.replay_error_pct) + REPEAT_PCT) / 100
         return min(ratios) - margin, max(ratios) + margin
 
-    def _confidence(self, change: Change, changed: Model, notes: list[str]) -> Confidence:
+    def _confidence(self, change: Change, unchanged: bool, notes: list[str]) -> Confidence:
         error = abs(self.baseline.replay_error_pct)
         if error > LOW_REPLAY_ERROR:
             notes.append(f"the replay misses the recording by {error:.1f} %")
             return "low"
-        if changed is self.model:
+        if unchanged:
             return "high"
         if not self.model.matched:
             notes.append("not all ranks were read: what is waiting and what transfer is unknown")
@@ -298,48 +287,70 @@ class Predictor:
         return rebuilds(self.now, change) and self.baseline.unprofiled_step_ms is None
 
 
-def unprofiled(model: Model, step_ns: float) -> Model:
-    """The model with a host so much faster that its step is the one timed without a profiler.
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What changes are applied to, and what the changed step is compared with.
+
+    `model` is changed; `written` is the recorded setting as a change writes it, and `ran` its
+    simulation; `missed`: the step of `model` over that of `written`. `varied`: lengths of a step
+    with other costs, by the number of the variation.
+    """
+
+    model: Model
+    written: Model
+    ran: Simulation
+    missed: float
+    varied: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def step_ns(self) -> float:
+        """The step that a changed one is compared with."""
+        return self.ran.step_ns * self.missed
+
+    def varied_ns(self, k: int, vary: Vary) -> float:
+        """That step with other costs."""
+        if k not in self.varied:
+            self.varied[k] = self.ran.again(vary(self.written.costs), ROUGH).step_ns
+        return self.varied[k] * self.missed
+
+
+def _unprofiled(start: _Start, step_ns: float) -> _Start:
+    """The same with a host so much faster that its step is the one timed without a profiler.
 
     The profiler costs the host time at every call, and the GPU next to none. A step that a faster
     host does not make shorter stays as it was recorded.
-
-    Parameters
-    ----------
-    model : Model
-    step_ns : float
-        Mean step without a profiler.
     """
-    return model.with_host(host_factor(model, step_ns))
+    factor = host_factor(start.written, start.ran, step_ns)
+    model = start.model.with_host(factor)
+    written = model if start.written is start.model else start.written.with_host(factor)
+    return _Start(model, written, written.replay(), start.missed)
 
 
-def host_factor(model: Model, step_ns: float) -> float:
+def host_factor(model: Model, ran: Simulation, step_ns: float) -> float:
     """What the host's time has to be multiplied by for a step to last so long, at most 1."""
-    if _step(model) <= step_ns:
+
+    def length(factor: float) -> float:
+        return ran.again(replace(model.costs, host=factor)).step_ns
+
+    if ran.step_ns <= step_ns:
         return 1.0
     low, high = FASTEST_HOST, 1.0
-    if _step(model.with_host(low)) > step_ns:
+    if length(low) > step_ns:
         return low
     for _ in range(HOST_ROUNDS):
         middle = (low + high) / 2
-        if _step(model.with_host(middle)) > step_ns:
+        if length(middle) > step_ns:
             high = middle
         else:
             low = middle
     return (low + high) / 2
 
 
-def _step(model: Model) -> float:
-    return step_ns(model.programs, model.replay())
+Vary: TypeAlias = Callable[[Costs], Costs]
 
 
-def _roughly(model: Model) -> float:
-    """Length of a step for a band: to a fifth of a percent."""
-    return step_ns(model.programs, model.replay(ROUGH))
-
-
-def _variations(model: Model) -> list[Callable[[Model], Model]]:
-    """The model at the ends of what its constants may be."""
+def _variations(model: Model) -> list[Vary]:
+    """Costs at the ends of what they may be."""
     factor = model.slowdown.factor
     spread = max(model.reduction.spread if model.reduction else 0.0, TRANSFER_DRIFT)
     spread = min(spread, 0.5)
@@ -347,16 +358,10 @@ def _variations(model: Model) -> list[Callable[[Model], Model]]:
     if not model.slowdown.measured:
         low, high = 1.0, MAX_SLOWDOWN
 
-    def slowed(to: float) -> Callable[[Model], Model]:
-        return lambda m: replace(m, costs=replace(m.costs, compute_slowdown=to))
+    def slowed(to: float) -> Vary:
+        return lambda c: replace(c, compute_slowdown=to)
 
-    def scaled(by: float) -> Callable[[Model], Model]:
-        def vary(m: Model) -> Model:
-            transfer = {n: t * by for n, t in m.costs.transfer_ns.items()}
-            costs = replace(m.costs, transfer_ns=transfer)
-            reduction, fetch = (x.scaled(by) if x else None for x in (m.reduction, m.fetch))
-            return replace(m, costs=costs, reduction=reduction, fetch=fetch)
-
-        return vary
+    def scaled(by: float) -> Vary:
+        return lambda c: replace(c, transfer_ns={n: t * by for n, t in c.transfer_ns.items()})
 
     return [slowed(low), slowed(high), scaled(1 - spread), scaled(1 + spread)]

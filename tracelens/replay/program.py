@@ -154,46 +154,40 @@ def rows(count: int, **columns: object) -> Columns:
     return made
 
 
-def stacked(made: Sequence[Mapping[str, object]], **common: object) -> Columns:
-    """Columns of new rows from one mapping a row, and of what they have in common.
+def listed(made: Sequence[tuple[int, Mapping[str, object]]]) -> tuple[Int64s, Columns]:
+    """Positions and columns of new rows from one mapping a row, as `edit` takes them.
 
     Parameters
     ----------
-    made : sequence of mapping
-    **common : scalar
+    made : sequence of (position, mapping)
     """
-    named = {name for row in made for name in row}
-    columns = {n: [row.get(n, _EMPTY.get(n, 0)) for row in made] for n in named}
-    return rows(len(made), **columns, **common)
+    named = {name for _, row in made for name in row}
+    at = np.array([at for at, _ in made], np.int64)
+    return at, {n: np.array([row.get(n, _EMPTY.get(n, 0)) for _, row in made]) for n in named}
 
 
-def edit(
-    program: Program,
-    keep: Bools,
-    inserted: Sequence[tuple[int, Columns]],
-) -> Program:
+def edit(program: Program, keep: Bools, at: Int64s, new: Columns) -> Program:
     """The program without some rows and with new ones.
 
     Parameters
     ----------
     keep : bool (m,)
         Rows that stay. Waits for work that goes become waits for nothing.
-    inserted : sequence of (position, columns)
-        New rows go before the old row of that position (m: behind the last). Those whose `uid` is 0
+    at : int64 (n,)
+        New rows go before the old row of that position (m: behind the last), in their order.
+    new : dict of array (n,)
+        Columns of the new rows; those that are left out are as in `rows`. Rows whose `uid` is 0
         get one.
     """
-    at = np.concatenate(
-        [np.flatnonzero(keep) + 0.5, *(np.full(len(c["act"]), float(p)) for p, c in inserted)]
-    )
-    order = np.argsort(at, kind="stable")
+    order = np.argsort(np.concatenate([np.flatnonzero(keep) + 0.5, at]), kind="stable")
     fresh = int(program.uid.max(initial=0)) + 1
-    columns: dict[str, Any] = {}
-    for name in COLUMNS:
-        old = getattr(program, name)[keep]
-        columns[name] = np.concatenate([old, *(c[name] for _, c in inserted)])[order]
-    new = np.flatnonzero(columns["uid"] == 0)
-    columns["uid"] = columns["uid"].copy()
-    columns["uid"][new] = fresh + np.arange(len(new))
+    filled = rows(len(at), **new)
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(program, name)[keep], filled[name]])[order]
+        for name in COLUMNS
+    }
+    unnamed = np.flatnonzero(columns["uid"] == 0)
+    columns["uid"][unnamed] = fresh + np.arange(len(unnamed))
     gone = (columns["until"] >= 0) & ~np.isin(columns["until"], columns["uid"])
     columns["until"] = np.where(gone, -1, columns["until"])
     return replace(program, **columns)

@@ -100,24 +100,22 @@ def tune(
     progress : callable, optional
         Called with (settings tried, settings in all).
     """
-    found: list[tuple[float, Change]] = []
+    found: list[Prediction] = []
     refused: dict[str, str] = {}
     tried = list(_candidates(predictor))
     for i, change in enumerate(tried):
         try:
-            found.append((predictor.ratio(change), change))
+            found.append(predictor.estimate(change))
         except CannotPredict as e:
             hint = f": {e.hint}" if e.hint else ""
             refused.update(dict.fromkeys(change.values, f"{e}{hint}"))
         if progress is not None:
             progress(i + 1, len(tried))
-    found.sort(key=lambda item: item[0])
-    for _, change in found:
-        for key in change.values:
+    found.sort(key=lambda p: p.ratio)
+    for p in found:
+        for key in p.change.values:
             refused.pop(key, None)
-    best = [predictor.predict(change) for _, change in found[:SHOWN]]
-    rest = [predictor.unbounded(change, ratio) for ratio, change in found[SHOWN:]]
-    candidates = tuple(best + rest)
+    candidates = (*(predictor.predict(p.change) for p in found[:SHOWN]), *found[SHOWN:])
     why = _not_worth_it(candidates)
     no_effect = (("allgather_bucket_size", DEAD_ALLGATHER),) if predictor.now.gathers_flat else ()
     config = None

@@ -81,7 +81,11 @@ def _repeated(
                 made[number] = int(block["meet"][i])
                 block["meet"][i] = number
             blocks.append((int(micros[0][0]), block))
-    return edit(p, keep, blocks), made
+    if not blocks:
+        return edit(p, keep, np.empty(0, np.int64), {}), made
+    at = np.concatenate([np.full(len(b["uid"]), at) for at, b in blocks])
+    new = {name: np.concatenate([b[name] for _, b in blocks]) for name in COLUMNS}
+    return edit(p, keep, at, new), made
 
 
 def _rows_of(p: Program, step: int, micro: int) -> Int64s:

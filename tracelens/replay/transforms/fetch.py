@@ -18,7 +18,7 @@ from tracelens.replay.coordinator import Fetched, FetchSetting
 from tracelens.replay.gathering import Recorded, Turn
 from tracelens.replay.hook_time import Spent, Tasks
 from tracelens.replay.model import RankModel
-from tracelens.replay.program import Act, Columns
+from tracelens.replay.program import Act
 from tracelens.replay.transforms.bucket_plan import typical, usual
 from tracelens.replay.transforms.writing import Writer
 from tracelens.trace import Int64s
@@ -57,10 +57,9 @@ class Fetching:
         self._copy_late = typical(m.program)
         self._meets: dict[tuple[int, ...], int] = {}
 
-    def blocks(self, setting: FetchSetting, gap_ns: Int64s) -> list[tuple[int, Columns]]:
+    def write(self, setting: FetchSetting, gap_ns: Int64s) -> None:
         """The rows of all calls with a setting; host time that stays behind goes to `gap_ns`."""
         old, write = self._old, self._write
-        blocks: list[tuple[int, Columns]] = []
         debt = 0.0
         for turn, was in zip(old.turns, old.fetched, strict=True):
             self._meets = {}
@@ -70,12 +69,11 @@ class Fetching:
                 change = self._tasks.before(f, freed_now) - self._tasks.before(e, freed)
                 debt += self._spent.before[c] + change
                 self._call(turn, c, f, debt)
-                blocks.append((at, write.made(at)))
+                write.place(at, at)
                 debt = self._ahead(turn, c, (e, f), min(debt, 0.0), gap_ns)
                 if f.ahead:
-                    blocks.append((at + 1, write.made(at)))
+                    write.place(at + 1, at)
                 freed, freed_now = e.freed, f.freed
-        return blocks
 
     def _call(self, turn: Turn, c: int, f: Fetched, budget: float) -> None:
         """A call until the compute stream waits, in so much host time."""

@@ -12,13 +12,14 @@ gradients, and the compute stream waits for the reduction before (a pipeline of 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
 from tracelens.errors import CannotPredict
 from tracelens.replay.gradients import Bucket
 from tracelens.replay.model import Model, RankModel
-from tracelens.replay.program import ALL, Act, Columns, Program, edit, rows
+from tracelens.replay.program import ALL, Act, Program, edit, listed
 from tracelens.replay.transforms.bucket_plan import (
     SHAPES,
     Old,
@@ -32,6 +33,9 @@ from tracelens.replay.transforms.bucket_plan import (
 from tracelens.trace import Bools, Int64s
 
 __all__ = ["Setting", "reduce_with", "reducing_rows"]
+
+New: TypeAlias = "tuple[int, dict[str, object]]"
+"""A new row and the position that it goes before."""
 
 #: Host time of a device synchronisation once the device is done (median of recorded ones), ns.
 SYNC_NS = 12_000
@@ -76,10 +80,10 @@ def _rebuilt(m: RankModel, plan: Plan, number: int, then: Setting) -> RankModel:
     p, g, old = m.program, m.host.gradients, plan.old
     hook_at = positions(p, m.host.uid)
     keep = ~old.rows
-    blocks: list[tuple[int, Columns]] = []
+    blocks: list[New] = []
     for at, ns in old.spare_ns.items():
         if ns:
-            blocks.append((at, _like(p, at, act=Act.WAIT, gap_ns=ns)))
+            blocks.append(_like(p, at, act=Act.WAIT, gap_ns=ns))
     comp = m.compute_stream
     red = _reduction_stream(p, m, plan.now, comp)
     first_number = number
@@ -89,14 +93,13 @@ def _rebuilt(m: RankModel, plan: Plan, number: int, then: Setting) -> RankModel:
         for b in buckets:
             i = first + b.at
             at = int(hook_at[i]) if b.at < stop - first else epilogue
-            blocks.append((at, _flush(p, at, b, old, (comp, red, number), then)))
+            blocks += _flush(p, at, b, old, (comp, red, number), then)
             number += 1
         blocks += _copies(m, plan, (first, stop), then)
         keep, sync = _device_sync(p, keep, epilogue, plan.now, then)
         blocks += sync
-    program = edit(
-        replace(p, streams=_streams(p, red)[0], busy_until_ns=_streams(p, red)[1]), keep, blocks
-    )
+    streams, busy = _streams(p, red)
+    program = edit(replace(p, streams=streams, busy_until_ns=busy), keep, *listed(blocks))
     made = np.flatnonzero((program.meet >= first_number) & (program.act == Act.MEET))
     sizes = dict(zip(program.uid[made].tolist(), plan.shape, strict=True))
     return replace(m, program=program, reductions=program.uid[made], nelems={**m.nelems, **sizes})
@@ -128,15 +131,15 @@ def _epilogue(p: Program, old: Old, hook_at: Int64s, span: tuple[int, int], limi
     return int(inside[-1]) + 1 if len(inside) else last
 
 
-def _like(p: Program, at: int, **columns: object) -> Columns:
-    """One new row of the step and micro-step of the row at a position."""
-    at = min(at, len(p) - 1)
-    return rows(1, step=p.step[at], micro=p.micro[at], **columns)
+def _like(p: Program, at: int, **columns: object) -> New:
+    """One new row before a position, of the step and micro-step of the row there."""
+    k = min(at, len(p) - 1)
+    return at, {"step": p.step[k], "micro": p.micro[k], **columns}
 
 
 def _flush(
     p: Program, at: int, b: Bucket, old: Old, where: tuple[int, int, int], then: Setting
-) -> Columns:
+) -> list[New]:
     """The rows that reduce a bucket."""
     comp, red, number = where
     stream = red if then.overlap else comp
@@ -155,12 +158,10 @@ def _flush(
     made.append(_like(p, at, act=Act.MEET, meet=number, comm=True, **common))
     if old.copy:
         made.append(_like(p, at, act=Act.LAUNCH, work_ns=old.copy * b.nelems, **common))
-    return {k: np.concatenate([r[k] for r in made]) for k in made[0]}
+    return made
 
 
-def _copies(
-    m: RankModel, plan: Plan, span: tuple[int, int], then: Setting
-) -> list[tuple[int, Columns]]:
+def _copies(m: RankModel, plan: Plan, span: tuple[int, int], then: Setting) -> list[New]:
     """Copies into the bucket of gradients that it holds now and was too small for before."""
     p, g = m.program, m.host.gradients
     hook_at = positions(p, m.host.uid)
@@ -174,18 +175,18 @@ def _copies(
                 p, int(hook_at[i]), act=Act.LAUNCH, work_ns=work, stream=m.compute_stream,
                 lag_ns=lag, pause_ns=pause,
             )  # fmt: skip
-            blocks.append((int(hook_at[i]), row))
+            blocks.append(row)
     return blocks
 
 
 def _device_sync(
     p: Program, keep: Bools, epilogue: int, now: Setting, then: Setting
-) -> tuple[Bools, list[tuple[int, Columns]]]:
+) -> tuple[Bools, list[New]]:
     """The synchronisation that ends a backward pass with overlap_comm, taken out or put in."""
     if now.overlap == then.overlap:
         return keep, []
     if then.overlap:
-        return keep, [(epilogue, _like(p, epilogue, act=Act.SYNC, target=ALL, cost_ns=SYNC_NS))]
+        return keep, [_like(p, epilogue, act=Act.SYNC, target=ALL, cost_ns=SYNC_NS)]
     after = np.flatnonzero((p.act[epilogue:] == Act.SYNC) & (p.target[epilogue:] == ALL))
     work = np.flatnonzero((p.act[epilogue:] <= Act.MEET) & keep[epilogue:])
     keep = keep.copy()

@@ -21,7 +21,7 @@ import numpy as np
 from tracelens.errors import CannotPredict
 from tracelens.replay.gradients import Bucket, fill
 from tracelens.replay.model import RankModel
-from tracelens.replay.program import Act, Columns, host_ns
+from tracelens.replay.program import Act, host_ns
 from tracelens.replay.transforms.bucket_plan import (
     Setting,
     backward_passes,
@@ -210,12 +210,11 @@ class Scattering:
         self._late = usual(p, np.flatnonzero(np.isin(p.uid, m.reductions)))
         self._copy_late = typical(p)
 
-    def blocks(self, setting: Setting) -> list[tuple[int, Columns]]:
+    def write(self, setting: Setting) -> None:
         """The rows of all hooks with a setting."""
         old, write = self._old, self._write
         hook_at = positions(self._m.program, self._m.host.uid)
         g = self._m.host.gradients
-        blocks: list[tuple[int, Columns]] = []
         was = _flushed(old)
         for k, (first, stop) in enumerate(old.spans):
             made = fill(g.nelems[first:stop].tolist(), setting.bucket)
@@ -229,13 +228,11 @@ class Scattering:
                     self._flush(g.nelems[first:stop], b, share)
                     host -= share
                 self._add(int(g.nelems[i]), setting.bucket, host)
-                blocks.append((int(hook_at[i]), write.made(int(hook_at[i]))))
-            at = old.ends[k][1] + 1
+                write.place(int(hook_at[i]), int(hook_at[i]))
             change = self._line[1] * (len(made[-1].members) - len(old.buckets[k][-1].members))
             self._flush(g.nelems[first:stop], made[-1], max(old.end_ns[k] + change, 0.0))
             write.row(act=Act.SYNC, target=self._stream)
-            blocks.append((at, write.made(at - 1)))
-        return blocks
+            write.place(old.ends[k][1] + 1, old.ends[k][1])
 
     def _time(self, members: int) -> float:
         return self._line[0] + self._line[1] * members if members else 0.0

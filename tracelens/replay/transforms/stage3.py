@@ -11,7 +11,7 @@ from tracelens.replay.coordinator import FetchSetting
 from tracelens.replay.gathering import Recorded, read_recorded
 from tracelens.replay.hook_time import fit_tasks, measure_spent
 from tracelens.replay.model import Model, RankModel
-from tracelens.replay.program import Act, edit
+from tracelens.replay.program import Act, edit, listed
 from tracelens.replay.transforms.bucket_plan import SHAPES, Setting
 from tracelens.replay.transforms.fetch import Fetching
 from tracelens.replay.transforms.scatter import Reduced, Scattering, fit_host, read_reduced
@@ -55,10 +55,10 @@ def stage3_with(model: Model, now: Stage3, then: Stage3) -> Model:
         comm, gathering, red = _streams(m, r, x, then.reduce.overlap)
         gap = p.gap_ns.copy()
         w = Writer(p, int(p.uid.max(initial=0)) + 1, first)
-        blocks = Fetching(m, r, (s, host[0]), w, (gathering, comm), world).blocks(then.fetch, gap)
+        Fetching(m, r, (s, host[0]), w, (gathering, comm), world).write(then.fetch, gap)
         fetches = dict(w.meets)
         v = Writer(p, w.uid, first + len(fetches))
-        blocks += Scattering(m, x, host[1], v, red, world).blocks(then.reduce)
+        Scattering(m, x, host[1], v, red, world).write(then.reduce)
         gone = r.rows | x.rows | _found(m, r, x)
         program = with_streams(replace(p, gap_ns=gap), max(comm, gathering, red) + 1)
         every = np.array([*fetches, *v.meets], np.int64)
@@ -66,7 +66,7 @@ def stage3_with(model: Model, now: Stage3, then: Stage3) -> Model:
         ranks.append(
             replace(
                 m,
-                program=in_turn(edit(program, ~gone, blocks), every),
+                program=in_turn(edit(program, ~gone, *listed(w.made + v.made)), every),
                 fetches=np.array(list(fetches), np.int64),
                 reductions=np.array(list(v.meets), np.int64),
                 nelems={**m.nelems, **fetches, **v.meets},

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
-from tracelens.replay.program import Act, Columns, Program, edit, rows, stacked
+from tracelens.replay.program import Act, Program, edit
 from tracelens.trace import Int64s
 
 #: Gathers, and reductions, that may be outstanding before the host waits (0.19.8
@@ -31,11 +30,14 @@ class Writer:
     ----------
     meets : dict
         Elements of each new collective by its row's `uid`.
+    made : list of (position, row)
+        The rows that have their place, as `listed` takes them.
     """
 
     def __init__(self, p: Program, uid: int, meet: int) -> None:
         self._p, self.uid, self._meet = p, uid, meet
         self._rows: list[dict[str, object]] = []
+        self.made: list[tuple[int, dict[str, object]]] = []
         self._events: list[int] = []
         self.meets: dict[int, int] = {}
 
@@ -78,13 +80,12 @@ class Writer:
         """An event on a stream: work of no length, so that it can be waited for."""
         self._events.append(self.row(act=Act.LAUNCH, stream=stream))
 
-    def made(self, at: int) -> Columns:
-        """The rows since the last time, in the step of the row at a position."""
+    def place(self, at: int, like: int) -> None:
+        """The rows since the last time go before a position, into the step of another row."""
         p = self._p
-        at = min(at, len(p) - 1)
-        made = stacked(self._rows, step=p.step[at], micro=p.micro[at], phase=p.phase[at])
+        of = {"step": p.step[like], "micro": p.micro[like], "phase": p.phase[like]}
+        self.made += [(at, row | of) for row in self._rows]
         self._rows = []
-        return made
 
 
 def in_turn(p: Program, uid: Int64s) -> Program:
@@ -94,18 +95,12 @@ def in_turn(p: Program, uid: Int64s) -> Program:
     (user guide, "CUDA Stream Semantics").
     """
     at = np.flatnonzero(np.isin(p.uid, uid))
-    blocks = [
-        (
-            b,
-            rows(
-                1, act=Act.WAIT, stream=p.stream[b], until=p.uid[a],
-                step=p.step[b], micro=p.micro[b], hook=p.hook[b], phase=p.phase[b],
-            ),
-        )
-        for a, b in pairwise(at.tolist())
-        if p.stream[a] != p.stream[b]
-    ]  # fmt: skip
-    return edit(p, np.ones(len(p), bool), blocks) if blocks else p
+    a, b = at[:-1], at[1:]
+    apart = p.stream[a] != p.stream[b]
+    a, b = a[apart], b[apart]
+    new = {name: getattr(p, name)[b] for name in ("stream", "step", "micro", "hook", "phase")}
+    new |= {"act": np.full(len(b), Act.WAIT), "until": p.uid[a]}
+    return edit(p, np.ones(len(p), bool), b, new)
 
 
 def with_streams(p: Program, count: int) -> Program:
