@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from tracelens.replay import Prediction, Predictor
+    from tracelens.replay import Prediction
     from tracelens.replay.critical import CriticalPath
+    from tracelens.replay.model import Model
     from tracelens.replay.tune import Tuning
     from tracelens.store import Store
 
@@ -178,17 +179,20 @@ def analyze(  # noqa: PLR0913 - an option each
     >>> a.setup["zero_stage"].value  # doctest: +SKIP
     2
     """
-    from tracelens import keeping
     from tracelens.store.place import stored_at
 
     many = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if any(stored_at(p) for p in many):
         if len(many) > 1 or ranks is not None or ds_config is not None or db is not None:
             raise UsageError("a run in a store is already read, alone and with all its options")
+        from tracelens import keeping
+
         return _shown(keeping.load(many[0]))
     effort = Effort(jobs, memory_limit, raise_limits, dask)
     if db is None:
         return _shown(pipeline.read_run(many, ranks, progress, ds_config, effort))
+    from tracelens import keeping
+
     return _shown(keeping.read_or_load(many, ranks, progress, ds_config, effort, db))
 
 
@@ -325,9 +329,9 @@ def whatif(run: Analysis | Paths, change: Mapping[str, object]) -> Prediction:
     >>> p = tracelens.whatif("run/", {"overlap_comm": True})  # doctest: +SKIP
     >>> p.step_ms, p.low * p.baseline.step_ms, p.confidence  # doctest: +SKIP
     """
-    from tracelens.replay import make_change
+    from tracelens.replay import Predictor, make_change
 
-    return _predictor(run).predict(make_change(change))
+    return Predictor(*modelled(run)).predict(make_change(change))
 
 
 def tune(run: Analysis | Paths) -> Tuning:
@@ -341,17 +345,45 @@ def tune(run: Analysis | Paths) -> Tuning:
     -------
     Tuning
     """
+    from tracelens.replay import Predictor
     from tracelens.replay.tune import tune as search
 
-    analysis = run if isinstance(run, Analysis) else analyze(run)
-    return search(_predictor(analysis), analysis.ds_config)
+    found, model = modelled(run)
+    return search(Predictor(found, model), found.ds_config)
 
 
-def _predictor(run: Analysis | Paths) -> Predictor:
-    from tracelens.replay import Predictor, load
+def modelled(
+    run: analysis.Analysis | Paths,
+    *,
+    progress: Progress | None = None,
+    ds_config: str | os.PathLike[str] | None = None,
+) -> tuple[analysis.Analysis, Model]:
+    """A run and its replay, with each file of a small run read once.
 
-    analysis = run if isinstance(run, Analysis) else analyze(run)
-    return Predictor(analysis, load(analysis))
+    Parameters
+    ----------
+    run : Analysis or paths
+    progress, ds_config
+        As for `analyze`.
+
+    Returns
+    -------
+    Analysis
+    Model
+        What `tracelens.replay.Predictor` takes.
+    """
+    from tracelens.replay import load
+    from tracelens.store.place import stored_at
+
+    if isinstance(run, analysis.Analysis):
+        return run, load(run)
+    many = [run] if isinstance(run, (str, os.PathLike)) else list(run)
+    if any(stored_at(p) for p in many):
+        found = analyze(many, ds_config=ds_config)
+        return found, load(found)
+    kept: pipeline.Kept = {}
+    read = pipeline.read_run(many, None, progress, ds_config, kept=kept)
+    return read, load(read, kept)
 
 
 def critical_path(run: Analysis | Paths) -> CriticalPath:
@@ -365,7 +397,6 @@ def critical_path(run: Analysis | Paths) -> CriticalPath:
     -------
     CriticalPath
     """
-    from tracelens.replay import load
     from tracelens.replay.critical import find_critical_path
 
-    return find_critical_path(load(run if isinstance(run, Analysis) else analyze(run)))
+    return find_critical_path(modelled(run)[1])

@@ -41,12 +41,14 @@ from tracelens.links import link
 from tracelens.matching import Matches, RankComm, exposed_wait, match
 from tracelens.overlap import break_down, compute_spans
 from tracelens.phases import Phase, find_phases
-from tracelens.reading import ALONE, Effort, Progress, read_ranks
+from tracelens.reading import ALONE, Effort, Progress, read_ranks, worth_keeping
 from tracelens.steps import find_steps
 from tracelens.trace import Note, Trace
 from tracelens.units import ms_to_ns, ns_to_ms
 
 Paths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+Kept: TypeAlias = "dict[tuple[str, str | None], RankEvents]"
+"""Events that were read a moment ago, by file and part of it, for who would read them again."""
 
 
 def read_run(
@@ -55,17 +57,19 @@ def read_run(
     progress: Progress | None = None,
     ds_config: str | os.PathLike[str] | None = None,
     effort: Effort = ALONE,
+    kept: Kept | None = None,
 ) -> Analysis:
     """Read and analyse a run; see `tracelens.api.analyze`.
 
-    A process holds one rank's events at a time.
+    A process holds one rank's events at a time; those of a small run go into `kept`.
     """
     many = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     given = None if ds_config is None else read_ds_config(ds_config)
     plan = discover(many, effort.bounds)
     manifest, odd = read_manifests(plan.manifests, [f.path for f in plan.files])
     plan = plan if ranks is None else plan.select(ranks)
-    work = partial(_read_rank, bounds=plan.bounds)
+    keep = kept if worth_keeping(plan.files, effort) else None
+    work = partial(_read_rank, bounds=plan.bounds, kept=keep)
     found, unread = read_ranks(work, plan.files, effort, progress)
     names = {f.rank: os.fspath(f.path) for f in plan.files}  # a worker may call them otherwise
     done = [_at(r, names[r.rank]) for r in found]
@@ -106,12 +110,19 @@ def _renumber(
     )
 
 
-def _read_rank(file: RankFile, tick: Callable[[int, int], None], bounds: Bounds) -> RankAnalysis:
-    return analyze_rank(open_trace(file.path, tick, file.part, bounds), file.rank)
+def _read_rank(
+    file: RankFile, tick: Callable[[int, int], None], bounds: Bounds, kept: Kept | None
+) -> RankAnalysis:
+    trace = open_trace(file.path, tick, file.part, bounds)
+    refuse_unknown(trace)
+    seen = look(trace)
+    if kept is not None:
+        kept[os.fspath(file.path), file.part] = seen
+    return _measure(seen, file.rank)
 
 
-def open_rank(analysis: Analysis, rank: int) -> RankEvents:
-    """Read one rank's file again and link it.
+def open_rank(analysis: Analysis, rank: int, kept: Kept | None = None) -> RankEvents:
+    """Read one rank's file again and link it; or take its events out of `kept`.
 
     Raises
     ------
@@ -121,6 +132,9 @@ def open_rank(analysis: Analysis, rank: int) -> RankEvents:
     read = {r.rank for r in analysis.ranks}
     for f in analysis.plan.files:
         if f.rank == rank and rank in read:
+            known = None if kept is None else kept.pop((os.fspath(f.path), f.part), None)
+            if known is not None:
+                return known
             _check_same(f)
             return look(open_trace(f.path, part=f.part, bounds=analysis.plan.bounds))
     have = ", ".join(str(r.rank) for r in analysis.ranks)
@@ -149,8 +163,11 @@ def look(trace: Trace) -> RankEvents:
 def analyze_rank(trace: Trace, rank: int) -> RankAnalysis:
     """Measure one rank: links, steps, phases, breakdown, collectives, facts for the inference."""
     refuse_unknown(trace)
-    seen = look(trace)
-    work, found = seen.work, seen.found
+    return _measure(look(trace), rank)
+
+
+def _measure(seen: RankEvents, rank: int) -> RankAnalysis:
+    trace, work, found = seen.trace, seen.work, seen.found
     comm = collect(trace, work, found, seen.phases)
     facts = gather(trace, work, found, seen.phases, comm)
     inside = found.of_work >= 0

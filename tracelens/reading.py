@@ -29,6 +29,8 @@ _BASE_BYTES, _PER_BYTE, _PACKED = 80_000_000, 0.35, 20
 _PACKED_NAMES = (".gz", ".xz", ".zst")
 #: Bytes of plain files below which workers would take longer to start than to read.
 _WORTH_BYTES = 60_000_000
+#: Bytes of plain files whose events are kept: `_PER_BYTE` of them, 90 MB.
+_KEPT_BYTES = 250_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def read_ranks(
         If there is one file, and it cannot be read.
     """
     sizes = [f.bytes for f in files]
-    plain = [f.bytes * (_PACKED if f.path.suffix in _PACKED_NAMES else 1) for f in files]
+    plain = [_plain_bytes(f) for f in files]
     if effort.jobs is None and effort.memory_limit is None and sum(plain) < _WORTH_BYTES:
         crew = workers.Crew(0)
     else:
@@ -105,6 +107,16 @@ def read_ranks(
             text = f"rank {file.rank} is left out: {result}"
             notes.append(Note("unreadable_file", 1, text))
     return results, notes
+
+
+def worth_keeping(files: Sequence[RankFile], effort: Effort) -> bool:
+    """Whether all events of these files may stay in memory for who reads them right after."""
+    here = effort.dask is None and effort.jobs == 1 and effort.memory_limit is None
+    return here and sum(_plain_bytes(f) for f in files) <= _KEPT_BYTES
+
+
+def _plain_bytes(file: RankFile) -> int:
+    return file.bytes * (_PACKED if file.path.suffix in _PACKED_NAMES else 1)
 
 
 class _Sum:

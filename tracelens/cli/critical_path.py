@@ -6,7 +6,7 @@ import click
 
 from tracelens.cli import options
 from tracelens.cli.output import console, print_json
-from tracelens.cli.reading import read
+from tracelens.cli.reading import read_modelled
 
 
 @click.command("critical-path")
@@ -18,10 +18,9 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
     PATHS are one recorded run. What each moment waited for, followed back from the end over the
     host's threads, the streams and the ranks: only what is on this path makes the step longer.
     """
-    from tracelens.replay import load
     from tracelens.replay.critical import find_critical_path
 
-    path = find_critical_path(load(read(paths, ())))
+    path = find_critical_path(read_modelled(paths)[1])
     if as_json:
         print_json({"format": 1, "critical_path": path.to_json()})
     else:

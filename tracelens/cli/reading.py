@@ -12,7 +12,9 @@ from tracelens.cli.output import printable
 from tracelens.errors import InputError
 
 if TYPE_CHECKING:
+    from tracelens import analysis
     from tracelens.api import Analysis
+    from tracelens.replay.model import Model
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT])?(i)?B?\s*")
@@ -60,6 +62,17 @@ def read(  # noqa: PLR0913 - what the options say
             dask=dask,
             db=db,
         )
+
+
+def read_modelled(
+    paths: tuple[str, ...], ds_config: str | None = None
+) -> tuple[analysis.Analysis, Model]:
+    """The run at `paths` and its replay, with a progress bar on a terminal."""
+    from tracelens.api import modelled
+    from tracelens.report.progress import ReadingBar
+
+    with ReadingBar() as bar:
+        return modelled(paths, progress=bar, ds_config=ds_config)
 
 
 def read_report(path: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 
 from tracelens.cli import options
 from tracelens.cli.output import console, print_json, printable
-from tracelens.cli.reading import read
+from tracelens.cli.reading import read_modelled
 from tracelens.errors import UsageError
 
 #: Files of this ending get comments: DeepSpeed reads a ds_config as Hjson.
@@ -37,13 +37,13 @@ def command(
 
     PATHS are one recorded run. Says so when no change is worth it.
     """
-    from tracelens.replay import Predictor, load
+    from tracelens.replay import Predictor
     from tracelens.replay.tune import to_text, tune
 
     if write is not None and os.path.exists(write):
         raise UsageError(f"--write {write}: the file is there", hint="give another name")
-    analysis = read(paths, (), ds_config)
-    found = tune(Predictor(analysis, load(analysis), step_ms), analysis.ds_config)
+    analysis, model = read_modelled(paths, ds_config)
+    found = tune(Predictor(analysis, model, step_ms), analysis.ds_config)
     if write is not None:
         if found.best is None:
             click.echo("nothing is worth a change: nothing written", err=True)

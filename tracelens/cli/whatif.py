@@ -6,7 +6,7 @@ import click
 
 from tracelens.cli import options
 from tracelens.cli.output import console, print_json
-from tracelens.cli.reading import keep_prediction, read
+from tracelens.cli.reading import keep_prediction, read_modelled
 
 
 @click.command()
@@ -35,11 +35,10 @@ def command(
     stage3_prefetch_bucket_size, gradient_accumulation_steps ...), interconnect_speed (2 is twice as
     fast) and world_size.
     """
-    from tracelens.replay import Predictor, load, parse_change
+    from tracelens.replay import Predictor, parse_change
 
     change = parse_change(settings)
-    analysis = read(paths, (), ds_config)
-    found = Predictor(analysis, load(analysis), step_ms).predict(change)
+    found = Predictor(*read_modelled(paths, ds_config), step_ms).predict(change)
     if len(paths) == 1:
         keep_prediction(paths[0], found.to_json())
     if as_json:

@@ -12,7 +12,7 @@ from tracelens.classify import Op
 from tracelens.errors import CannotPredict, InputError
 from tracelens.infer.roles import Roles, find_roles
 from tracelens.intervals import clip_lengths, union
-from tracelens.pipeline import open_rank
+from tracelens.pipeline import Kept, open_rank
 from tracelens.replay.build import Host, Window, build
 from tracelens.replay.contention import Slowdown, alone, measure, measure_admission
 from tracelens.replay.footprint import Footprint, footprint
@@ -105,8 +105,14 @@ class Model:
         return simulate(self.programs, self.costs)
 
 
-def load(analysis: Analysis) -> Model:
+def load(analysis: Analysis, kept: Kept | None = None) -> Model:
     """Read the ranks of a run again and make their programs.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    kept : Kept, optional
+        Ranks in it are not read again.
 
     Raises
     ------
@@ -120,7 +126,7 @@ def load(analysis: Analysis) -> Model:
     for r, offset, number in zip(
         analysis.ranks, analysis.matches.offset_ns, analysis.matches.number, strict=True
     ):
-        seen = open_rank(analysis, r.rank)
+        seen = open_rank(analysis, r.rank, kept)
         meet = np.full(len(seen.work), -1, np.int64)
         meet[r.comm.work] = number
         window = Window(first[r.rank], last[r.rank], meet, r.info.clock_zero_ns - zero - offset)

@@ -126,7 +126,7 @@ class Rank:
         start, end = (np.array(c)[self.kernels].astype(np.int64) for c in (self.start, self.end))
         return union(start, end)
 
-    def run(self, factor: float, part: float) -> Pass:
+    def run(self, factor: float, part: float) -> Pass:  # noqa: C901 - one loop, for speed
         """One pass: yields (collective, arrival) and is told (start, end).
 
         Parameters
@@ -174,9 +174,8 @@ class Rank:
                 seen = comm.seen
                 while over < total and last[over] + (drift if over >= seen else 0.0) <= at:
                     over += 1
-                if over < total and factor != 1.0:
-                    if first[over] + (drift if over >= seen else 0.0) < stop:
-                        stop = _beside(comm, factor, over, drift, at, work)
+                if over < total and first[over] + (drift if over >= seen else 0.0) < stop:
+                    stop = _beside(comm, factor, over, drift, at, work)
                 if over > seen:
                     over = seen
                 if kind == _FILLS:

@@ -156,7 +156,7 @@ class Predictor:
 
     @property
     def model(self) -> Model:
-        """What is changed: the recording, its host as fast as without a profiler if that is known."""
+        """What is changed: the recording, with the host of a run without a profiler if known."""
         return self._usual.model
 
     def predict(self, change: Change) -> Prediction:
