@@ -16,7 +16,7 @@ from tracelens.replay.coordinator import Call, FetchSetting, emulate
 from tracelens.replay.gathering import gathers, read_recorded
 from tracelens.replay.model import Model
 from tracelens.replay.transforms.bucket_plan import Setting
-from tracelens.replay.transforms.stage3 import Stage3, stage3_with
+from tracelens.replay.transforms.stage3 import Stage3, read_hooks, rewritten
 
 REPO = Path(__file__).parent.parent
 SAMPLES = REPO / "sample_traces"
@@ -87,13 +87,17 @@ def test_without_prefetch_more_is_gathered(model: Model) -> None:
 
 
 def test_the_recorded_setting_rebuilt_is_the_recorded_step(model: Model) -> None:
-    again = stage3_with(model, RECORDED, RECORDED)
+    again = changed(model, RECORDED)
     recorded = model.replay().step_ns
     assert again.replay().step_ns == pytest.approx(recorded, rel=0.04)
     for old, new in zip(model.ranks, again.ranks, strict=True):
         sizes = [new.nelems[int(u)] for u in new.fetches]
         assert sizes == [old.nelems[int(u)] for u in old.fetches]
         assert len(np.unique(new.program.uid)) == len(new.program)
+
+
+def changed(model: Model, then: Stage3) -> Model:
+    return rewritten(read_hooks(model, RECORDED), then)
 
 
 def test_prefetch_off_is_slower(model: Model) -> None:
@@ -104,13 +108,18 @@ def test_prefetch_off_is_slower(model: Model) -> None:
 
 def ratio(model: Model, then: Stage3) -> float:
     """Step with a setting over the step with the recorded one, both rebuilt."""
-    again, other = stage3_with(model, RECORDED, RECORDED), stage3_with(model, RECORDED, then)
+    again, other = (
+        changed(model, RECORDED),
+        changed(model, then),
+    )
     recorded = again.replay().step_ns
     return other.replay().step_ns / recorded
 
 
 def test_without_overlap_all_but_gathers_runs_on_the_compute_stream(model: Model) -> None:
-    off = stage3_with(model, RECORDED, replace(RECORDED, reduce=Setting(50_000_000, False)))
+    off = rewritten(
+        read_hooks(model, RECORDED), replace(RECORDED, reduce=Setting(50_000_000, False))
+    )
     for m in off.ranks:
         p = m.program
         on = np.isin(p.uid, m.reductions)
@@ -120,7 +129,7 @@ def test_without_overlap_all_but_gathers_runs_on_the_compute_stream(model: Model
 
 def test_larger_buckets_are_fewer(model: Model) -> None:
     wide = replace(RECORDED, reduce=Setting(500_000_000, True))
-    other = stage3_with(model, RECORDED, wide)
+    other = changed(model, wide)
     for old, new in zip(model.ranks, other.ranks, strict=True):
         assert len(new.reductions) == 3 * 2 < len(old.reductions)
         total = [sum(m.nelems[int(u)] for u in m.reductions) for m in (old, new)]
@@ -132,7 +141,7 @@ def test_settings_are_found_without_a_configuration(model: Model) -> None:
     found = predictor.stage3()
     assert found.reduce == RECORDED.reduce
     # (any prefetch size that gathers the same is as good)
-    same = stage3_with(model, found, RECORDED)
+    same = rewritten(read_hooks(model, found), RECORDED)
     assert len(same.ranks[0].fetches) == 34
 
 
@@ -163,12 +172,12 @@ def test_prefetch_off_where_the_link_is_slow(tmp_path: Path) -> None:
 def test_other_settings_than_the_recorded_ones_are_refused(model: Model) -> None:
     wrong = replace(RECORDED, fetch=FetchSetting(prefetch_bucket_size=0))
     with pytest.raises(CannotPredict, match="prefetch_bucket_size 0"):
-        stage3_with(model, wrong, RECORDED)
+        rewritten(read_hooks(model, wrong), RECORDED)
     with pytest.raises(CannotPredict, match="reduce_bucket_size 1,000"):
-        stage3_with(model, replace(RECORDED, reduce=Setting(1000, True)), RECORDED)
+        rewritten(read_hooks(model, replace(RECORDED, reduce=Setting(1000, True))), RECORDED)
 
 
 def test_stages_without_hooks_are_refused() -> None:
     other = load(analyze(SAMPLES / "zero2_slow_fabric"))
     with pytest.raises(CannotPredict):
-        stage3_with(other, RECORDED, RECORDED)
+        rewritten(read_hooks(other, RECORDED), RECORDED)

@@ -9,10 +9,17 @@ from tracelens.replay.model import Model
 from tracelens.replay.transforms.accumulation import accumulate
 from tracelens.replay.transforms.link import with_ranks, with_speed
 from tracelens.replay.transforms.reduction import Setting, reduce_with, reducing_rows
-from tracelens.replay.zero3 import change_stage3, rebuilds
+from tracelens.replay.transforms.stage3 import Hooks
+from tracelens.replay.zero3 import change_stage3, find_hooks, rebuilds
 
 
-def apply(model: Model, now: Configuration, change: Change, notes: list[str]) -> Model:
+def apply(
+    model: Model,
+    now: Configuration,
+    change: Change,
+    notes: list[str],
+    hooks: Hooks | None = None,
+) -> Model:
     """The model with a change; the same model where the change moves nothing.
 
     Parameters
@@ -23,27 +30,32 @@ def apply(model: Model, now: Configuration, change: Change, notes: list[str]) ->
     change : Change
     notes : list of str
         Sentences about the change are appended.
+    hooks : Hooks, optional
+        What ZeRO-3's hooks do in `model`, where it was read before.
 
     Raises
     ------
     CannotPredict
         If the recording does not show what it would take.
     """
-    for step in (_stage, _dead_keys, _zero3, _reduction, _accumulation, _machine):
+    for check in (_stage, _dead_keys):
+        check(now, change, notes)
+    model = _zero3(model, now, change, notes, hooks)
+    for step in (_reduction, _accumulation, _machine):
         model = step(model, now, change, notes)
     return model
 
 
-def _stage(model: Model, now: Configuration, change: Change, notes: list[str]) -> Model:
+def _stage(now: Configuration, change: Change, notes: list[str]) -> None:
     then = change.get("stage")
     if then is None or then == now.stage:
-        return model
+        return
     if now.stage in (1, 2) and then in (1, 2):
         if now.micro_steps == 1 and (change.get("gradient_accumulation_steps") or 1) == 1:
             notes.append("stages 1 and 2 reduce the same buckets where nothing is accumulated")
-            return model
+            return
         if now.micro_steps == 1:
-            return model  # the accumulation that is asked for tells them apart
+            return  # the accumulation that is asked for tells them apart
     stages = " or ".join(map(str, now.stages)) or "unknown"
     raise CannotPredict(
         f"stage {stages} to {then}: what the other stage runs is not in this recording",
@@ -51,7 +63,7 @@ def _stage(model: Model, now: Configuration, change: Change, notes: list[str]) -
     )
 
 
-def _dead_keys(model: Model, now: Configuration, change: Change, notes: list[str]) -> Model:
+def _dead_keys(now: Configuration, change: Change, notes: list[str]) -> None:
     if change.get("allgather_bucket_size") is not None:
         if now.gathers_flat is False:
             raise CannotPredict(
@@ -60,7 +72,6 @@ def _dead_keys(model: Model, now: Configuration, change: Change, notes: list[str
                 hint="record a run with the other size and compare",
             )
         notes.append(DEAD_ALLGATHER)
-    return model
 
 
 DEAD_ALLGATHER = (
@@ -69,9 +80,11 @@ DEAD_ALLGATHER = (
 )
 
 
-def _zero3(model: Model, now: Configuration, change: Change, notes: list[str]) -> Model:
+def _zero3(
+    model: Model, now: Configuration, change: Change, notes: list[str], hooks: Hooks | None
+) -> Model:
     if rebuilds(now, change):
-        changed = change_stage3(model, now, change)
+        changed = change_stage3(hooks or find_hooks(model, now), change)
         if changed is model:
             notes.append("the same is gathered and reduced with these values")
         return changed

@@ -13,8 +13,8 @@ from tracelens.replay.configuration import Configuration, find_configuration
 from tracelens.replay.footprint import changed as changed_setting
 from tracelens.replay.model import Model
 from tracelens.replay.simulate import Costs, Simulation
-from tracelens.replay.transforms.stage3 import Stage3
-from tracelens.replay.zero3 import as_recorded, find_stage3, rebuilds
+from tracelens.replay.transforms.stage3 import Hooks, Stage3
+from tracelens.replay.zero3 import as_recorded, find_hooks, find_stage3, rebuilds
 from tracelens.thresholds.replay import (
     FASTEST_HOST,
     LOW_REPLAY_ERROR,
@@ -185,7 +185,7 @@ class Predictor:
 
     def _predicted(self, change: Change, start: _Start, banded: bool) -> Prediction:
         notes: list[str] = []
-        changed = apply(start.model, self.now, change, notes)
+        changed = apply(start.model, self.now, change, notes, start.hooks)
         ratio = low = high = 1.0
         if changed is not start.model:
             ran = changed.replay()
@@ -218,10 +218,14 @@ class Predictor:
             return self._usual
         if self._stage3 is None:
             model, timed = self._recorded.model, self.baseline.unprofiled_step_ms
-            rebuilt = as_recorded(model, self.now)
+            hooks = find_hooks(model, self.now)
+            rebuilt = as_recorded(hooks)
             ran = rebuilt.replay()
-            start = _Start(model, rebuilt, ran, self._recorded.ran.step_ns / ran.step_ns)
-            self._stage3 = start if timed is None else _unprofiled(start, timed * 1e6)
+            start = _Start(model, rebuilt, ran, self._recorded.ran.step_ns / ran.step_ns, hooks)
+            if timed is not None:
+                start = _unprofiled(start, timed * 1e6)
+                start = replace(start, hooks=find_hooks(start.model, self.now))
+            self._stage3 = start
         return self._stage3
 
     def stage3(self) -> Stage3:
@@ -292,14 +296,15 @@ class _Start:
     """What changes are applied to, and what the changed step is compared with.
 
     `model` is changed; `written` is the recorded setting as a change writes it, and `ran` its
-    simulation; `missed`: the step of `model` over that of `written`. `varied`: lengths of a step
-    with other costs, by the number of the variation.
+    simulation; `missed`: the step of `model` over that of `written`; `hooks`: what ZeRO-3's do in
+    `model`. `varied`: lengths of a step with other costs, by the number of the variation.
     """
 
     model: Model
     written: Model
     ran: Simulation
     missed: float
+    hooks: Hooks | None = None
     varied: dict[int, float] = field(default_factory=dict)
 
     @property

@@ -19,7 +19,7 @@ from tracelens.replay.gathering import find_turns, gathers
 from tracelens.replay.model import Model
 from tracelens.replay.transforms.bucket_plan import Setting
 from tracelens.replay.transforms.scatter import padded_buckets
-from tracelens.replay.transforms.stage3 import Stage3, stage3_with
+from tracelens.replay.transforms.stage3 import Hooks, Stage3, read_hooks, rewritten
 
 #: Keys that change what ZeRO-3's hooks do.
 ZERO3_KEYS = frozenset(
@@ -41,44 +41,48 @@ def rebuilds(now: Configuration, change: Change) -> bool:
     return now.stage == 3 and not ZERO3_KEYS.isdisjoint(change.values)
 
 
-def as_recorded(model: Model, now: Configuration) -> Model:
+def find_hooks(model: Model, now: Configuration) -> Hooks:
+    """What ZeRO-3's hooks do in a recording, with the settings that explain it.
+
+    Raises
+    ------
+    CannotPredict
+        As `find_stage3` and `read_hooks`.
+    """
+    return read_hooks(model, find_stage3(model, now))
+
+
+def as_recorded(hooks: Hooks) -> Model:
     """The model with all that ZeRO-3's hooks do written anew, as it was: what changes compare to.
 
     Raises
     ------
     CannotPredict
-        As `find_stage3` and `stage3_with`.
+        As `rewritten`.
     """
-    recorded = find_stage3(model, now)
-    return stage3_with(model, recorded, recorded)
+    return rewritten(hooks, hooks.now)
 
 
-def change_stage3(model: Model, now: Configuration, change: Change) -> Model:
-    """The model with a change of ZeRO-3's keys.
+def change_stage3(hooks: Hooks, change: Change) -> Model:
+    """The model with a change of ZeRO-3's keys; the same model where the change moves nothing.
 
     Raises
     ------
     CannotPredict
-        As `find_stage3` and `stage3_with`; if other parameters were to stay on every rank.
+        As `rewritten`; if other parameters were to stay on every rank.
     """
-    recorded = find_stage3(model, now)
-    then = _changed(model, recorded, change)
-    if _alike(model, now, recorded, then):
-        return model
-    return stage3_with(model, recorded, then)
+    then = _changed(hooks.model, hooks.now, change)
+    return hooks.model if _alike(hooks, then) else rewritten(hooks, then)
 
 
-def _alike(model: Model, now: Configuration, one: Stage3, other: Stage3) -> bool:
-    """Whether two settings gather and reduce the same."""
-    m = model.ranks[0]
-    if one.reduce.overlap != other.reduce.overlap or m.host.fetches is None:
+def _alike(hooks: Hooks, then: Stage3) -> bool:
+    """Whether another setting gathers and reduces the same."""
+    now, m, r = hooks.now, hooks.model.ranks[0], hooks.recorded[0]
+    if now.reduce.overlap != then.reduce.overlap:
         return False
-    world = now.world_size or len(model.ranks)
-    buckets = (padded_buckets(m, s.reduce.bucket, world) for s in (one, other))
-    turns = find_turns(m.host.fetches, m.host.gradients)
-    return next(buckets) == next(buckets) and all(
-        t.run(one.fetch) == t.run(other.fetch) for t in turns
-    )
+    one, other = (padded_buckets(m, s.reduce.bucket, hooks.world) for s in (now, then))
+    runs = zip(r.turns, r.fetched, strict=True)
+    return one == other and all(t.run(then.fetch) == e for t, e in runs)
 
 
 def _changed(model: Model, now: Stage3, change: Change) -> Stage3:

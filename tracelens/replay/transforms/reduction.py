@@ -134,7 +134,7 @@ def _epilogue(p: Program, old: Old, hook_at: Int64s, span: tuple[int, int], limi
 def _like(p: Program, at: int, **columns: object) -> New:
     """One new row before a position, of the step and micro-step of the row there."""
     k = min(at, len(p) - 1)
-    return at, {"step": p.step[k], "micro": p.micro[k], **columns}
+    return at, {"step": int(p.step[k]), "micro": int(p.micro[k]), **columns}
 
 
 def _flush(

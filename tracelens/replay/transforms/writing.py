@@ -83,7 +83,7 @@ class Writer:
     def place(self, at: int, like: int) -> None:
         """The rows since the last time go before a position, into the step of another row."""
         p = self._p
-        of = {"step": p.step[like], "micro": p.micro[like], "phase": p.phase[like]}
+        of = {name: int(getattr(p, name)[like]) for name in ("step", "micro", "phase")}
         self.made += [(at, row | of) for row in self._rows]
         self._rows = []
 
