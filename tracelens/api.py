@@ -358,21 +358,15 @@ def modelled(
     progress: Progress | None = None,
     ds_config: str | os.PathLike[str] | None = None,
 ) -> tuple[analysis.Analysis, Model]:
-    """A run and its replay, with each file of a small run read once.
+    """A run and its replay, which is what `tracelens.replay.Predictor` takes.
 
     Parameters
     ----------
     run : Analysis or paths
     progress, ds_config
         As for `analyze`.
-
-    Returns
-    -------
-    Analysis
-    Model
-        What `tracelens.replay.Predictor` takes.
     """
-    from tracelens.replay import load
+    from tracelens.replay import load, read_and_load
     from tracelens.store.place import stored_at
 
     if isinstance(run, analysis.Analysis):
@@ -381,9 +375,7 @@ def modelled(
     if any(stored_at(p) for p in many):
         found = analyze(many, ds_config=ds_config)
         return found, load(found)
-    kept: pipeline.Kept = {}
-    read = pipeline.read_run(many, None, progress, ds_config, kept=kept)
-    return read, load(read, kept)
+    return read_and_load(many, progress, ds_config)
 
 
 def critical_path(run: Analysis | Paths) -> CriticalPath:

@@ -91,9 +91,11 @@ def read_report(path: str) -> dict[str, Any]:
 def keep_prediction(path: str, document: dict[str, Any]) -> None:
     """Keep what a what-if said with the run in a store that it was asked of, if it was."""
     from tracelens.errors import StoreError
-    from tracelens.store import Store, stored_at
+    from tracelens.store import stored_at
 
     if place := stored_at(path):
+        from tracelens.store import Store
+
         try:
             Store(place[0]).add_prediction(place[1], document)
         except StoreError as e:  # what was asked for is there all the same

@@ -1,7 +1,7 @@
 """What another configuration would give: the recorded steps as a program, changed and run again."""
 
 from tracelens.replay.change import Change, make_change, parse_change
-from tracelens.replay.model import load
+from tracelens.replay.model import load, read_and_load
 from tracelens.replay.predict import Baseline, Prediction, Predictor
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "load",
     "make_change",
     "parse_change",
+    "read_and_load",
 ]

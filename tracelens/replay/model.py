@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,8 @@ from tracelens.classify import Op
 from tracelens.errors import CannotPredict, InputError
 from tracelens.infer.roles import Roles, find_roles
 from tracelens.intervals import clip_lengths, union
-from tracelens.pipeline import Kept, open_rank
+from tracelens.pipeline import Kept, Paths, open_rank, read_run
+from tracelens.reading import Progress
 from tracelens.replay.build import Host, Window, build
 from tracelens.replay.contention import Slowdown, alone, measure, measure_admission
 from tracelens.replay.footprint import Footprint, footprint
@@ -160,6 +162,15 @@ def load(analysis: Analysis, kept: Kept | None = None) -> Model:
         matched=matched,
         memory=memory,
     )
+
+
+def read_and_load(
+    paths: Paths, progress: Progress | None, ds_config: str | os.PathLike[str] | None
+) -> tuple[Analysis, Model]:
+    """Analyse a run and make its programs; each file of a small run is read once."""
+    kept: Kept = {}
+    analysis = read_run(paths, None, progress, ds_config, kept=kept)
+    return analysis, load(analysis, kept)
 
 
 def _memory(analysis: Analysis, seen: RankEvents) -> Footprint | None:
