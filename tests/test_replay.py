@@ -9,7 +9,14 @@ import pytest
 
 from tracelens.api import analyze
 from tracelens.errors import InvariantError
-from tracelens.replay.critical import COMPUTE, HOST_TIME, TRANSFER, find_critical_path
+from tracelens.replay.critical import (
+    COMPUTE,
+    HOST_TIME,
+    PAUSE,
+    TRANSFER,
+    UNEXPLAINED,
+    find_critical_path,
+)
 from tracelens.replay.model import Model, load
 from tracelens.replay.program import ALL, COLUMNS, Act, Columns, Program, edit, rows
 from tracelens.replay.simulate import Costs, Played, simulate
@@ -163,6 +170,14 @@ def test_the_critical_path_of_a_straggler_leads_to_it() -> None:
     ]
     assert path.length_ns == 550
     assert path.per_step_ns(TRANSFER) == 40
+
+
+def test_waits_that_nothing_recorded_explains_are_not_the_gpus_scheduling() -> None:
+    """Two kernels follow others on their stream: 10 us later, as GPUs do, and 150 us later."""
+    late = [launch(0, 500_000, pause_ns=ns) for ns in (0, 10_000, 150_000)]
+    path = find_critical_path(_model(program(*late), transfer={}))
+    told = [(p.kind, p.end_ns - p.start_ns) for p in path.parts if p.kind != COMPUTE]
+    assert told[-2:] == [(PAUSE, 10_000), (UNEXPLAINED, 150_000)]
 
 
 def _model(*programs: Program, transfer: dict[int, float]) -> Model:

@@ -18,12 +18,15 @@ from tracelens.phases import Phase
 from tracelens.replay.model import Model, RankModel
 from tracelens.replay.program import Act
 from tracelens.replay.simulate import HOST, Played
+from tracelens.thresholds.replay import HELD_NS
 from tracelens.trace import Int64s
 
 #: Parts of the path, in the order of the report.
 COMPUTE, TRANSFER, COPY = "compute", "transfer", "copy"
 HOST_TIME, LAUNCH, PAUSE = "host", "launch", "gpu_scheduling"
-KINDS = (COMPUTE, TRANSFER, COPY, HOST_TIME, LAUNCH, PAUSE)
+#: Longer than the GPU needs between two pieces of work, and nothing recorded was in the way.
+UNEXPLAINED = "unexplained"
+KINDS = (COMPUTE, TRANSFER, COPY, HOST_TIME, LAUNCH, PAUSE, UNEXPLAINED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,8 @@ def find_critical_path(model: Model, played: Sequence[Played] | None = None) -> 
             walk.back(LAUNCH, m, row, called)
             place = (r, row, False)
         else:
-            walk.back(PAUSE, m, row, x.end[cause])
+            pause = walk.at - x.end[cause]
+            walk.back(PAUSE if pause <= HELD_NS else UNEXPLAINED, m, row, x.end[cause])
             place = (r, cause, True)
     walk.back(HOST_TIME, model.ranks[rank], 0, begin)
     n = model.programs[0].n_steps

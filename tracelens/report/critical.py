@@ -9,7 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from tracelens.phases import Phase
-from tracelens.replay.critical import COMPUTE, COPY, HOST_TIME, KINDS, LAUNCH, PAUSE, TRANSFER
+from tracelens.replay.critical import (
+    COMPUTE,
+    COPY,
+    HOST_TIME,
+    KINDS,
+    LAUNCH,
+    PAUSE,
+    TRANSFER,
+    UNEXPLAINED,
+)
 from tracelens.report.grid import Column, grid
 from tracelens.report.printing import print_report, put, section, to_text
 from tracelens.report.text import percent
@@ -26,6 +35,7 @@ NAMES = {
     HOST_TIME: "the host",
     LAUNCH: "launches",
     PAUSE: "the GPU's scheduling",
+    UNEXPLAINED: "waits for nothing recorded",
 }
 
 
