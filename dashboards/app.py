@@ -243,6 +243,8 @@ def _keep_in_url(app: Dash) -> None:
             return no_update
         if "run" in changed:  # ranks and steps are another run's
             changed |= {"rank": None, "step": None}
+        for side in changed.keys() & {"before", "after"}:
+            changed |= {f"{side}_rank": None, f"{side}_step": None}
         return Query.parse(search).search(**changed)
 
 

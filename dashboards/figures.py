@@ -189,11 +189,8 @@ def comm_lanes(
     return figure.update_layout(barmode="overlay", margin={"t": 12})
 
 
-def lane_rows(rows: pd.DataFrame, zero_ns: int, prefix: str = "") -> tuple[list[Any], ...]:
-    """Communication as the arguments of `comm_lanes`, times since `zero_ns`.
-
-    `prefix` goes before the lanes' names, which are kind and phase.
-    """
+def lane_rows(rows: pd.DataFrame, zero_ns: int) -> tuple[list[Any], ...]:
+    """Communication as the arguments of `comm_lanes`, times since `zero_ns`."""
     import pandas as pd
 
     lanes, texts = [], []
@@ -202,7 +199,7 @@ def lane_rows(rows: pd.DataFrame, zero_ns: int, prefix: str = "") -> tuple[list[
     values = zip(*(rows[c].tolist() for c in columns), exposed, strict=True)
     for kind, phase, dur_ns, wait_ns, n_bytes, share in values:
         name = kind if pd.isna(phase) else f"{kind} in {phase_words(phase)}"
-        lanes.append(text_of(f"{prefix}: {name}" if prefix else name, 48))
+        lanes.append(text_of(name, 48))
         lines = [f"<b>{lanes[-1]}</b>", f"{duration(dur_ns)}, {percent(share, 1)} exposed"]
         lines += [] if pd.isna(wait_ns) else [f"{duration(wait_ns)} of it waiting"]
         lines += [] if pd.isna(n_bytes) else [size_text(n_bytes)]

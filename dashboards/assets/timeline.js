@@ -407,15 +407,18 @@ window.tracelensTimeline = window.tracelensTimeline || {};
   T.Timeline = Timeline;
   T.HEAD = HEAD;
 
+  /** One of each kind where its place is on the page: `now` the timeline, `pair` two aligned steps. */
   function follow() {
-    const root = document.getElementById("timeline");
-    if (T.now && T.now.root !== root) {
-      T.now.end();
-      T.now = null;
-    }
-    if (root && !T.now) {
-      T.extend();
-      T.now = new Timeline(root);
+    for (const [id, slot, kind] of [["timeline", "now", "Timeline"], ["pair", "pair", "Pair"]]) {
+      const root = document.getElementById(id);
+      if (T[slot] && T[slot].root !== root) {
+        T[slot].end();
+        T[slot] = null;
+      }
+      if (root && !T[slot]) {
+        T.extend();
+        T[slot] = new T[kind](root);
+      }
     }
   }
   const start = () => {

@@ -21,6 +21,11 @@ window.tracelensTimeline = window.tracelensTimeline || {};
       return answer.json();
     }
 
+    /** Stop reading ranks; they can be read again. */
+    async cancel(ranks) {
+      await fetch(this.url("cancel", { load: ranks.join(",") }), { method: "POST" }).catch(() => null);
+    }
+
     /** A viewport of rows ("rank.lane.depth"): a Map from row to what it looks like. */
     async view(t0, t1, w, rows) {
       const answer = await fetch(this.url("view", { t0, t1, w, rows: rows.join(",") }));

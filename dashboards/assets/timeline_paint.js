@@ -59,10 +59,17 @@ window.tracelensTimeline = window.tracelensTimeline || {};
     return undefined;
   }
 
-  function label(ctx, text, x, y, room) {
+  const label = (ctx, text, x, y, room) => {
     const most = Math.floor((room - x) / T.letter(ctx));
     ctx.fillText(text.length > most ? `${text.slice(0, most - 1)}…` : text, x, y + 0.5);
-  }
+  };
+  T.label = label;
+
+  /** How far the reading of a rank is, in words. */
+  T.stateText = (state) => ({
+    closed: "not read yet: click its name to read it", running: `${state.what} …`, waiting: "waiting …",
+    failed: `${state.message} ${state.hint || ""}`, cancelled: "cancelled: click its name to read it",
+  })[state.status];
 
   function paintHead(ctx, tl, item, y) {
     const { look } = tl;
@@ -75,10 +82,7 @@ window.tracelensTimeline = window.tracelensTimeline || {};
     ctx.fillText(`${mark} rank ${r.rank}`, 6, y + item.h / 2 + 0.5);
     ctx.font = T.font;
     ctx.fillStyle = look.faint;
-    const told = {
-      closed: "not read yet: click its name to read it", running: `${r.state.what} …`, waiting: "waiting …",
-      failed: `${r.state.message} ${r.state.hint || ""}`, cancelled: "cancelled",
-    }[r.state.status];
+    const told = T.stateText(r.state);
     const hidden = r.lanes ? r.lanes.filter((l) => l.hidden) : [];
     const rest = hidden.length ? `${hidden.length} host lanes` : "";
     if (told) ctx.fillText(told, T.LABELS + 6, y + item.h / 2 + 0.5);

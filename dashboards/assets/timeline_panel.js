@@ -37,6 +37,13 @@ window.tracelensTimeline = window.tracelensTimeline || {};
   };
   T.swatch = swatch;
 
+  /** The colours of GPU work, exposed communication first. */
+  T.legend = (classes) => {
+    const shown = classes.filter(([, , where]) => where === "gpu").map(([name]) => name).filter((name) => name !== "compute");
+    const names = ["exposed communication", ...shown.filter((n) => n !== "exposed communication")];
+    return names.map((n) => el("span", {}, swatch(classes, n), n));
+  };
+
   const facts = (pairs) =>
     el("dl", { class: "tl-facts" }, ...pairs.filter(([, v]) => v !== null && v !== undefined && v !== "")
       .flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v instanceof Node ? v : String(v))]));

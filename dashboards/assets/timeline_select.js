@@ -118,42 +118,12 @@ window.tracelensTimeline = window.tracelensTimeline || {};
     },
 
     async askHover(at, key) {
-      let lines = null;
-      if (at.mark >= 0 && at.seen.event[at.mark] >= 0) {
-        const e = await this.server.json("event", { of: at.item.rank, event: at.seen.event[at.mark] }).catch(() => null);
-        if (e) lines = this.linesOfEvent(e, this.meta.classes[at.seen.cls[at.mark]][0]);
-      } else if (at.mark < 0) {
-        const p = await this.pixel(at);
-        if (p && p.n) lines = this.linesOfPixel(p);
-      }
+      const lines = await T.told(this.server, at, this.meta.classes);
       if (lines && key === this.hovered && !this.drag) this.tell(lines);
     },
 
-    linesOfEvent(e, cls) {
-      const lines = [[e.name, cls, true], [`${e.means || e.kind} · ${T.time(e.dur)} · at ${T.time(e.t0, 6)}`]];
-      if (e.exposed_ns) lines.push([`exposed ${T.time(e.exposed_ns)}`, "exposed communication"]);
-      if (e.message_bytes) lines.push([`${T.bytes(e.message_bytes)}${e.group ? ` · ${e.group}` : ""}`]);
-      const mine = e.same.find((s) => s.rank === e.rank);
-      if (mine && mine.wait !== null) lines.push([`waits ${T.time(mine.wait)} for other ranks`]);
-      const by = e.links.find((l) => l.how !== "launched");
-      if (by) lines.push([`${by.how} ${by.name}`]);
-      if (e.kernels) lines.push([`launched ${T.many(e.kernels)} on the GPU, ${T.time(e.kernels_ns)}`]);
-      return lines;
-    },
-
-    linesOfPixel(p) {
-      const lines = [[`${T.many(p.n)} ${p.n === 1 ? "event" : "events"} merged here`, null, true]];
-      for (const [cls, ns] of p.classes.slice(0, 4)) lines.push([`${cls} ${T.time(ns)}`, cls]);
-      if (p.exposed_ns) lines.push([`exposed ${T.time(p.exposed_ns)}`, "exposed communication"]);
-      if (p.longest) lines.push([`longest: ${p.longest.name}, ${T.time(p.longest.dur)}`]);
-      return lines;
-    },
-
     pixel(at) {
-      const ns = (at.seen.t1 - at.seen.t0) / at.seen.w;
-      const t0 = Math.floor(at.seen.t0 + Math.floor(at.own / at.wide) * at.wide * ns);
-      const t1 = Math.max(t0 + 1, Math.ceil(t0 + at.wide * ns));
-      return this.server.json("pixel", { rows: at.row, t0, t1 }).catch(() => null);
+      return pixel(this.server, at);
     },
 
     tell(lines) {
@@ -163,10 +133,7 @@ window.tracelensTimeline = window.tracelensTimeline || {};
     },
 
     placeTip() {
-      const { px, py } = this.mouse;
-      const box = this.tip.getBoundingClientRect();
-      this.tip.style.left = `${Math.max(4, Math.min(px + 14, innerWidth - box.width - 8))}px`;
-      this.tip.style.top = `${py + 18 + box.height > innerHeight ? py - box.height - 10 : py + 18}px`;
+      T.placeTip(this.tip, this.mouse);
     },
 
     hideTip() {
@@ -290,9 +257,7 @@ window.tracelensTimeline = window.tracelensTimeline || {};
     },
 
     showLegend() {
-      const shown = this.meta.classes.filter(([, , where]) => where === "gpu").map(([name]) => name).filter((name) => name !== "compute");
-      const names = ["exposed communication", ...shown.filter((n) => n !== "exposed communication")];
-      this.legend.replaceChildren(...names.map((n) => T.el("span", {}, T.swatch(this.meta.classes, n), n)));
+      this.legend.replaceChildren(...T.legend(this.meta.classes));
     },
 
     save(format) {
@@ -311,6 +276,53 @@ window.tracelensTimeline = window.tracelensTimeline || {};
     },
   };
 
+  /** What is at a place of a row, in lines for the tooltip; null where nothing is. */
+  T.told = async (server, at, classes) => {
+    if (at.mark >= 0) {
+      const event = at.seen.event[at.mark];
+      if (event < 0) return at.lines || null;
+      const e = await server.json("event", { of: at.row.split(".")[0], event }).catch(() => null);
+      return e && linesOfEvent(e, classes[at.seen.cls[at.mark]][0]);
+    }
+    const p = await pixel(server, at);
+    return p && p.n ? linesOfPixel(p) : null;
+  };
+
+  function pixel(server, at) {
+    const ns = (at.seen.t1 - at.seen.t0) / at.seen.w;
+    const t0 = Math.floor(at.seen.t0 + Math.floor(at.own / at.wide) * at.wide * ns);
+    const t1 = Math.max(t0 + 1, Math.ceil(t0 + at.wide * ns));
+    return server.json("pixel", { rows: at.row, t0, t1 }).catch(() => null);
+  }
+
+  function linesOfEvent(e, cls) {
+    const lines = [[e.name, cls, true], [`${e.means || e.kind} · ${T.time(e.dur)} · at ${T.time(e.t0, 6)}`]];
+    if (e.exposed_ns) lines.push([`exposed ${T.time(e.exposed_ns)}`, "exposed communication"]);
+    if (e.message_bytes) lines.push([`${T.bytes(e.message_bytes)}${e.group ? ` · ${e.group}` : ""}`]);
+    const mine = e.same.find((s) => s.rank === e.rank);
+    if (mine && mine.wait !== null) lines.push([`waits ${T.time(mine.wait)} for other ranks`]);
+    const by = e.links.find((l) => l.how !== "launched");
+    if (by) lines.push([`${by.how} ${by.name}`]);
+    if (e.kernels) lines.push([`launched ${T.many(e.kernels)} on the GPU, ${T.time(e.kernels_ns)}`]);
+    return lines;
+  }
+
+  function linesOfPixel(p) {
+    const lines = [[`${T.many(p.n)} ${p.n === 1 ? "event" : "events"} merged here`, null, true]];
+    for (const [cls, ns] of p.classes.slice(0, 4)) lines.push([`${cls} ${T.time(ns)}`, cls]);
+    if (p.exposed_ns) lines.push([`exposed ${T.time(p.exposed_ns)}`, "exposed communication"]);
+    if (p.longest) lines.push([`longest: ${p.longest.name}, ${T.time(p.longest.dur)}`]);
+    return lines;
+  }
+
+  /** The tooltip beside the mouse, within the window. */
+  T.placeTip = (tip, { px, py }) => {
+    const box = tip.getBoundingClientRect();
+    tip.style.left = `${Math.max(4, Math.min(px + 14, innerWidth - box.width - 8))}px`;
+    tip.style.top = `${py + 18 + box.height > innerHeight ? py - box.height - 10 : py + 18}px`;
+  };
+
+  T.markAt = markAt;
   function markAt(seen, own, wide) {
     let low = 0, high = seen.x0.length;
     while (low < high) {

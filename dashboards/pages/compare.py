@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -16,7 +18,8 @@ from tracelens.units import NS_PER_MS
 
 from .. import figures, places, ui
 from ..query import Query
-from ..source import OpenedRun, RunView, Source
+from ..source import Document, OpenedRun, RunView, Source
+from ..timeline.mount import PREFIX
 
 _COLORS = {
     "faster": "teal",
@@ -82,7 +85,7 @@ def _compared(before: RunView, after: RunView, query: Query) -> list[Any]:
                 dmc.GridCol(_setup(told), span={"base": 12, "lg": 5}),
             ]
         ),
-        _lanes(before, after, query),
+        _aligned(before, after, query),
         _findings(told),
         _deltas(told),
     ]
@@ -90,9 +93,8 @@ def _compared(before: RunView, after: RunView, query: Query) -> list[Any]:
 
 def _verdict(told: dict[str, Any]) -> Any:
     sentences = [dmc.Text(clean(s), size="sm") for s in told["sentences"]]
-    notes = [dmc.Text(clean(str(n)), size="sm", c="dimmed") for n in told["notes"]]
     title = told["outcome"].capitalize()
-    return dmc.Alert([*sentences, *notes], title=title, color=_COLORS.get(title.lower(), "gray"))
+    return dmc.Alert(sentences, title=title, color=_COLORS.get(title.lower(), "gray"))
 
 
 def _step(told: dict[str, Any], before: RunView, after: RunView) -> Any:
@@ -128,24 +130,91 @@ def _value(value: Any) -> str:
     )
 
 
-def _lanes(before: RunView, after: RunView, query: Query) -> Any:
-    """Communication of one step of each, aligned at the step's first GPU work."""
-    columns: tuple[list[Any], ...] = ([], [], [], [], [])
-    for word, view in (("before", before), ("after", after)):
-        rank, step = ui.chosen(view, query)
-        place = places.of_step(view.document, rank, step)
-        rows = view.comm[(view.comm["rank"] == rank) & (view.comm["step"] == step).fillna(False)]
-        if place is None or not len(rows):
+def _aligned(before: RunView, after: RunView, query: Query) -> Any:
+    """One step of each run on one axis from the steps' beginnings, with what differs beside."""
+    title = "One step of each, aligned at its beginning"
+    views = {"before": before, "after": after}
+    chosen = {word: _step_of(view, query, word) for word, view in views.items()}
+    controls = dmc.Group([_choice(view, *chosen[w], w) for w, view in views.items()], gap="xl")
+    places_ = {w: places.of_step(v.document, *chosen[w]) for w, v in views.items()}
+    if None in places_.values():
+        text = dmc.Text("That rank has no such step.", size="sm")
+        return ui.card(controls, text, title=title)
+    told = {
+        f"data-{w}": json.dumps(
+            {"run": views[w].id, "name": clean(views[w].name), **asdict(p)}  # type: ignore[call-overload]
+        )
+        for w, p in places_.items()
+    }
+    rows = [_row_of(v.document, *chosen[w]) for w, v in views.items()]
+    canvas = html.Div(id="pair", **{"data-routes": PREFIX}, **told)
+    return ui.card(
+        controls,
+        dmc.Grid(
+            [
+                dmc.GridCol(canvas, span={"base": 12, "lg": 9}),
+                dmc.GridCol(_differences(*rows), span={"base": 12, "lg": 3}),
+            ],
+            mt="sm",
+        ),
+        title=title,
+        note="Both move together: drag, Ctrl + wheel, W A S D, F to fit.",
+    )
+
+
+def _step_of(view: RunView, query: Query, word: str) -> tuple[int, int]:
+    """Rank and step of one side: those that the URL names for it, else those that it names."""
+    own = {n: query.text(f"{word}_{n}") or query.text(n) for n in ("rank", "step")}
+    return ui.chosen(view, Query({k: v for k, v in own.items() if v}))
+
+
+def _choice(view: RunView, rank: int, step: int, word: str) -> Any:
+    """The choice of one side's rank and step."""
+    return dmc.Group(
+        [
+            ui.select(f"{word}_{name}", f"{word}: {name}", [(str(n), str(n)) for n in of], str(now))
+            for name, of, now in (("rank", view.ranks, rank), ("step", view.steps, step))
+        ],
+        gap="xs",
+    )
+
+
+def _row_of(document: Document, rank: int, step: int) -> dict[str, Any]:
+    return next(r for r in document["steps"] if r["rank"] == rank and r["step"] == step)
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> Any:
+    """What each part of the step takes in both, and the difference."""
+    words = {"wall": "the step", **tables.PARTS, "overlapped_comm": "hidden comm"}
+    body = []
+    for key, word in words.items():
+        a, b = before[f"{key}_ms"], after[f"{key}_ms"]
+        if not a and not b:
             continue
-        rows = rows.nlargest(figures.MAX_LANE_BARS, "dur_ns").sort_values("start_ns")
-        for column, more in zip(columns, figures.lane_rows(rows, place.t0, word), strict=True):
-            column.extend(more)
-    title = "Communication of one step, aligned"
-    if not columns[0]:
-        return ui.card(dmc.Text("Neither has communication there.", size="sm"), title=title)
-    controls = ui.controls(before, query)
-    graph = ui.graph(figures.comm_lanes(*columns), "tracelens-compare-in-time")
-    return ui.card(controls, graph, title=title)
+        change = "more" if b > a else "less" if b < a else ""
+        cells = [f"{a:,.2f}", f"{b:,.2f}", f"{b - a:+,.2f}"]
+        body.append(
+            dmc.TableTr(
+                [
+                    dmc.TableTd(_swatched(key, word)),
+                    *(dmc.TableTd(c, className="number") for c in cells[:2]),
+                    dmc.TableTd(cells[2], className=f"number {change}"),
+                ],
+                className="whole" if key == "wall" else "",
+            )
+        )
+    head = [dmc.TableTh("ms"), *(dmc.TableTh(t) for t in ("before", "after", "change"))]
+    return dmc.Table(
+        [dmc.TableThead(dmc.TableTr(head)), dmc.TableTbody(body)],
+        className="differences",
+        withRowBorders=False,
+    )
+
+
+def _swatched(key: str, word: str) -> Any:
+    color = PARTS.get(key)
+    mark = html.Span(className="swatch", style={"backgroundColor": color or "transparent"})
+    return html.Span([mark, word])
 
 
 def _findings(told: dict[str, Any]) -> Any:
@@ -168,10 +237,10 @@ def _findings(told: dict[str, Any]) -> Any:
     ]
     columns = [
         ui.column("change", "", minWidth=90),
-        ui.column("title", "cause", flex=1, minWidth=320),
+        ui.column("title", "cause", flex=3, minWidth=320, wrapText=True, autoHeight=True),
         ui.column("before_ms", "before, ms a step", 2, minWidth=110),
         ui.column("after_ms", "after, ms a step", 2, minWidth=110),
-        ui.column("id", "id", minWidth=180),
+        ui.column("id", "id", flex=1, minWidth=180),
     ]
     shown = [{c["field"]: r.get(c["field"]) for c in columns} for r in rows]
     return ui.card(ui.table("tracelens-causes", columns, shown), title="What slows the step")
