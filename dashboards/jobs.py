@@ -8,6 +8,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from tracelens.errors import TraceLensError
@@ -52,7 +53,7 @@ class Job(Generic[T]):
         self._work = work
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._stop = threading.Event()
+        self._stop = threading.Event()  # of the thread that works now
         self._state = State("waiting")
         self._result: T | None = None
 
@@ -74,23 +75,27 @@ class Job(Generic[T]):
             if self._state.status in ("running", "done"):
                 return
             self._state = State("running")
-            self._stop.clear()
+            self._stop = stop = threading.Event()
             self._ended.clear()
-        threading.Thread(target=self._run, daemon=True).start()
+        threading.Thread(target=self._run, args=(stop,), daemon=True).start()
 
     def cancel(self) -> None:
-        """Ask the work to stop; it does at its next tick."""
-        self._stop.set()
+        """Cancelled at once for whoever watches; the work itself stops at its next tick."""
+        with self._lock:
+            if self._state.status == "running":
+                self._stop.set()
+                self._state = State("cancelled")
+                self._ended.set()
 
     def wait(self, timeout_s: float | None = None) -> State:
         """Wait until the work has ended, or for so long; returns how far it is then."""
         self._ended.wait(timeout_s)
         return self.state
 
-    def _run(self) -> None:
+    def _run(self, stop: threading.Event) -> None:
         result = None
         try:
-            result = self._work(self._tick)
+            result = self._work(partial(self._tick, stop))
             state = State("done")
         except Cancelled:
             state = State("cancelled")
@@ -103,13 +108,15 @@ class Job(Generic[T]):
             what = f"this is a bug in tracelens, please report it: {type(e).__name__}: {e}"
             state = State("failed", message=what)
         with self._lock:
+            if stop.is_set():  # it may run again already, on another thread
+                return
             self._state, self._result = state, result
-        self._ended.set()
+            self._ended.set()
 
-    def _tick(self, what: str, done: int, total: int) -> None:
-        if self._stop.is_set():
-            raise Cancelled
+    def _tick(self, stop: threading.Event, what: str, done: int, total: int) -> None:
         with self._lock:
+            if stop.is_set():
+                raise Cancelled
             self._state = State("running", what, done, total)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from tracelens.errors import StoreError, UsageError
 
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 
 Document: TypeAlias = "dict[str, Any]"
 """The report as `tracelens analyze --json` prints it, ``format`` 1."""
+
+
+class OpenRank(Protocol):
+    """Reads one rank's events again."""
+
+    def __call__(self, rank: int, tick: Tick | None = None, /) -> RankEvents:
+        """The events; `tick` is called now and then, and may raise to stop it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,7 @@ class RunView:
     name: str
     document: Document
     read_comm: Callable[[], pd.DataFrame]
-    open_rank: Callable[[int], RankEvents]
+    open_rank: OpenRank
     analysis: Callable[[], Analysis]
     jobs: Jobs
     keep_prediction: Callable[[Document], str] = lambda _: ""
@@ -185,13 +193,25 @@ def _stored(run_id: str, store: Store, entry: RunEntry, jobs: Jobs) -> OpenedRun
             entry.name,
             run.document,
             cache(lambda: run.comm),
-            run.open_rank,
+            partial(_events, run),
             lambda: _analysis(run),
             jobs,
             lambda told: _kept(store, entry.id, told),
         )
 
     return OpenedRun(run_id, entry.name, Job(read))
+
+
+def _events(run: StoredRun, rank: int, tick: Tick | None = None) -> RankEvents:
+    """A rank's events: from the cache beside the store, else from the trace and into it."""
+    from tracelens.store import events
+
+    found = events.kept(run.cache, rank)
+    if found is None:
+        found = run.open_rank(rank, tick)
+        told = (run.cache, rank, found)
+        threading.Thread(target=events.keep, args=told, daemon=True).start()  # nobody waits for it
+    return found
 
 
 def _kept(store: Store, run: int, told: Document) -> str:

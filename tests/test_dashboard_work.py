@@ -1,7 +1,11 @@
-"""What pages have done behind them: charts that follow, predictions that are kept."""
+"""What pages have done behind them: charts that follow, what is kept, what can be cancelled."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,13 @@ from dash_case import SAMPLES, open_runs
 
 import tracelens
 from dashboards.app import create_app
-from dashboards.pages import PAGES, load_ahead, overview
+from dashboards.jobs import Job, Tick
+from dashboards.pages import PAGES, load_ahead, overview, replays
 from dashboards.pages.replays import predicted
 from dashboards.query import Query
-from dashboards.source import RunView, Source
+from dashboards.source import RunView, Source, open_source
+from dashboards.timeline.book import rank_job
+from tracelens.store import events
 
 HERE = {"Host": "127.0.0.1:8050"}
 
@@ -110,3 +117,141 @@ def test_a_prediction_of_a_folder_is_kept_nowhere() -> None:
     text = predict(open_runs(SAMPLES / "zero2_slow_fabric"), overlap_comm="false")
     assert "of the replayed step" in text
     assert "ept in" not in text
+
+
+# ------------------------------------------------------------------------------------- cancelling
+def until(what: Callable[[], object], why: str) -> None:
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end, why
+        time.sleep(0.01)
+
+
+def test_who_cancels_does_not_wait_for_the_work() -> None:
+    """Work that is deep in one long call stops when it comes up; the page is free before."""
+    go, came_up = threading.Event(), threading.Event()
+
+    def work(tick: Tick) -> int:
+        go.wait(60)  # a long call that does not tick
+        came_up.set()
+        tick("on", 1, 2)
+        return 1
+
+    job = Job(work)
+    job.start()
+    job.cancel()
+    assert job.state.status == "cancelled"
+    assert not came_up.is_set()
+    go.set()
+    assert came_up.wait(60)
+    time.sleep(0.05)
+    assert job.state.status == "cancelled"
+    assert job.result is None
+
+
+def test_work_begun_again_is_not_disturbed_by_what_was_cancelled() -> None:
+    gates, began = [threading.Event(), threading.Event()], threading.Event()
+    turn = iter(gates)
+    results = iter(["old", "new"])
+
+    def work(_: Tick) -> str:
+        mine, result = next(turn), next(results)
+        began.set()
+        mine.wait(60)
+        return result
+
+    job = Job(work)
+    job.start()
+    until(began.is_set, "it did not begin")
+    job.cancel()
+    job.start()
+    assert job.state.status == "running"
+    gates[0].set()  # the first comes back late, with a result that nobody wants
+    time.sleep(0.1)
+    assert job.state.status == "running"
+    gates[1].set()
+    assert job.wait(60).status == "done"
+    assert job.result == "new"
+
+
+def test_a_cancelled_job_that_is_done_stays_done() -> None:
+    job = Job(lambda _: 3)
+    job.start()
+    job.wait(60)
+    job.cancel()
+    assert (job.state.status, job.result) == ("done", 3)
+
+
+def test_reading_the_recording_again_stops_with_the_prediction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopped, went = threading.Event(), threading.Event()
+
+    def endless(_: object, progress: Tick) -> None:
+        went.set()
+        try:
+            while True:
+                progress("rank 0", 1, 2)
+                time.sleep(0.001)
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(replays, "load", endless)
+    view = view_of(open_runs(SAMPLES / "zero2_slow_fabric"))
+    predicted(view, {"overlap_comm": "false"})
+    assert went.wait(60)
+    (name,) = [n for n in view.jobs._jobs if n.startswith("whatif/")]
+    view.jobs.ask(name, lambda _: None).cancel()
+    assert stopped.wait(60)
+
+
+def test_reading_a_rank_tells_how_far_it_is() -> None:
+    told: list[tuple[str, int, int]] = []
+    view_of(open_runs(SAMPLES / "zero2_slow_fabric")).open_rank(2, lambda *a: told.append(a))
+    assert told
+    assert told[-1][0] == "rank 2"
+    assert told[-1][1] <= told[-1][2]
+
+
+def test_only_a_page_of_ours_can_cancel() -> None:
+    source = open_runs(SAMPLES / "zero2_slow_fabric")
+    client = create_app(source).server.test_client()
+    at = "/_timeline/cancel?run=1&load=0"
+    go = threading.Event()
+    view = view_of(source)
+    slow = replace(view, open_rank=lambda *_: go.wait(60) and view.open_rank(0))
+    source.runs[0].job._result = slow
+    job = rank_job(slow, 0)
+    other = HERE | {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert client.post(at, headers=other).status_code == 403
+    client.get(at, headers=HERE)  # a link from anywhere can do this
+    assert job.state.status == "running"
+    assert client.post(at, headers=HERE).status_code == 200
+    assert job.state.status == "cancelled"
+    go.set()
+    again = client.get("/_timeline/meta?run=1&load=0", headers=HERE)
+    assert again.status_code == 200
+    assert rank_job(view_of(source), 0).wait(60).status == "done"
+
+
+# -------------------------------------------------------------------------------- events are kept
+def test_events_are_read_once_and_kept_beside_the_store(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "WORTH_EVENTS", 1)
+    run = tracelens.open_store(store).get(1)
+    first = view_of(open_runs(store)).open_rank(1)
+    until(lambda: events.kept(run.cache, 1), "nothing was kept")
+    told: list[Any] = []
+    again = view_of(open_runs(store)).open_rank(1, lambda *a: told.append(a))
+    assert not told, "the trace was read again"
+    assert again.trace.slices.ts_ns.tolist() == first.trace.slices.ts_ns.tolist()
+
+
+def test_a_run_that_is_read_shows_progress_and_stops_when_cancelled() -> None:
+    run = open_source([SAMPLES / "zero3"]).runs[0]
+    run.job.start()
+    run.job.cancel()
+    assert run.job.state.status == "cancelled"
+    run.job.start()
+    assert run.job.wait(120).status == "done"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import re
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -204,3 +206,27 @@ def test_hostile_names_stay_text(driver: Any, address: str) -> None:
     press(driver, "?")
     assert driver.find_element("css selector", ".tl-help").is_displayed()
     assert not [m for m in driver.get_log("browser") if m["level"] == "SEVERE"]
+
+
+def test_reading_can_be_cancelled_and_begun_again(driver: Any) -> None:
+    source = open_runs(SAMPLES / "zero2_slow_fabric")
+    view, go = source.runs[0].view, threading.Event()
+    assert view is not None
+
+    def slow(rank: int, tick: Any = None) -> Any:
+        while not go.wait(0.01):
+            tick("rank", 1, 4)
+        return view.open_rank(rank, tick)
+
+    source.runs[0].job._result = replace(view, open_rank=slow)
+    with serving(source) as at:
+        driver.get(f"{at}/timeline")
+        button = until(driver, lambda: driver.find_element("css selector", ".tl-cancel"), "none")
+        until(driver, button.is_displayed, "reading cannot be cancelled")
+        button.click()
+        status = "tl.meta.ranks.find((r) => r.rank === 0).state.status"
+        until(driver, lambda: told(driver, status) == "cancelled", "it went on")
+        until(driver, lambda: not button.is_displayed(), "there is nothing to cancel any more")
+        go.set()
+        driver.execute_script(NOW + "tl.clickLabel(tl.items.find((i) => i.rank === 0), 10)")
+        until(driver, lambda: told(driver, "tl.drawn > 0"), "it was not read again")

@@ -67,15 +67,17 @@ class Analysis(analysis.Analysis):
 
         return findings_frame(self)
 
-    def open_rank(self, rank: int) -> RankEvents:
+    def open_rank(self, rank: int, progress: Progress | None = None) -> RankEvents:
         """Read one rank's file again and link it.
+
+        `progress` is called now and then with (what is read, bytes read, bytes of the file).
 
         Raises
         ------
         InputError
             If the run has no such rank.
         """
-        return pipeline.open_rank(self, rank)
+        return pipeline.open_rank(self, rank, progress=progress)
 
     def events(self, rank: int | None = None) -> pd.DataFrame:
         """All events of one rank (the first by default), with step, phase and meaning."""

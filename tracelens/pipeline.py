@@ -41,7 +41,7 @@ from tracelens.links import link
 from tracelens.matching import Matches, RankComm, exposed_wait, match
 from tracelens.overlap import break_down, compute_spans
 from tracelens.phases import Phase, find_phases
-from tracelens.reading import ALONE, Effort, Progress, read_ranks, worth_keeping
+from tracelens.reading import ALONE, Effort, Progress, read_ranks, ticking, worth_keeping
 from tracelens.steps import find_steps
 from tracelens.trace import Note, Trace
 from tracelens.units import ms_to_ns, ns_to_ms
@@ -121,8 +121,12 @@ def _read_rank(
     return _measure(seen, file.rank)
 
 
-def open_rank(analysis: Analysis, rank: int, kept: Kept | None = None) -> RankEvents:
+def open_rank(
+    analysis: Analysis, rank: int, kept: Kept | None = None, progress: Progress | None = None
+) -> RankEvents:
     """Read one rank's file again and link it; or take its events out of `kept`.
+
+    `progress` is called now and then with (what is read, bytes read, bytes of the file).
 
     Raises
     ------
@@ -136,7 +140,8 @@ def open_rank(analysis: Analysis, rank: int, kept: Kept | None = None) -> RankEv
             if known is not None:
                 return known
             _check_same(f)
-            return look(open_trace(f.path, part=f.part, bounds=analysis.plan.bounds))
+            tick = ticking(f"rank {rank}", progress)
+            return look(open_trace(f.path, tick, f.part, analysis.plan.bounds))
     have = ", ".join(str(r.rank) for r in analysis.ranks)
     raise InputError(f"the run has no rank {rank}", hint=f"ranks read: {have}")
 

@@ -119,6 +119,11 @@ def _plain_bytes(file: RankFile) -> int:
     return file.bytes * (_PACKED if file.path.suffix in _PACKED_NAMES else 1)
 
 
+def ticking(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+    """What a reader of one file calls, so that `progress` is told what it is that is read."""
+    return None if progress is None else lambda done, total: progress(what, done, total)
+
+
 class _Sum:
     """What all ranks have read, told as one number."""
 

@@ -28,6 +28,9 @@ from tracelens.errors import InputError, TraceLensError, UsageError
 from tracelens.units import format_bytes
 
 T = TypeVar("T")
+#: How often whoever waits for workers is asked whether they still want to, s.
+_BEAT_S = 0.3
+
 R = TypeVar("R")
 #: Called with how much of a task is done, in whatever unit `run` is given sizes in.
 Tick = Callable[[int, int], None]
@@ -152,12 +155,19 @@ class _Gang(Generic[T, R]):
         for _ in range(min(workers, len(waiting))):
             threading.Thread(target=self._drive, daemon=True).start()
         done: dict[int, Any] = {}
+        last: tuple[int, int] | None = None
         try:
             while len(done) < len(waiting):
-                i, value, final = self._news.get()
+                try:
+                    i, value, final = self._news.get(timeout=_BEAT_S)
+                except queue.Empty:
+                    if tick is not None and last is not None:
+                        tick(*last)  # who waits may have changed their mind
+                    continue
                 if final:
                     done[i] = value
                 elif tick is not None:
+                    last = i, value
                     tick(i, value)
         finally:  # on Ctrl-C too
             self._stopping = True

@@ -44,6 +44,10 @@ window.tracelensTimeline = window.tracelensTimeline || {};
         button("CSV", "Save the window as CSV", () => this.save("csv")),
         button("Chrome JSON", "Save the window for Perfetto", () => this.save("json")),
         button("?", "Keys", () => this.toggleHelp()));
+      this.cancelButton = button("Cancel reading", "Stop reading ranks; a click on a rank's name reads it", () => this.cancel());
+      this.cancelButton.hidden = true;
+      this.cancelButton.classList.add("tl-cancel");
+      this.where.after(this.cancelButton);
       this.mini = el("canvas", { class: "tl-mini" });
       this.canvas = el("canvas", { class: "tl-canvas", tabindex: "0", "aria-label": "Timeline" });
       this.tip = el("div", { class: "tl-tip", hidden: "" });
@@ -126,6 +130,7 @@ window.tracelensTimeline = window.tracelensTimeline || {};
       const ranks = this.meta.ranks;
       const busy = this.meta.state.status === "running" || ranks.some((r) => ["running", "waiting"].includes(r.state.status));
       const anchor = ranks.find((r) => r.rank === this.anchor);
+      this.cancelButton.hidden = !this.reading().length;
       this.look = T.look(this.meta.classes);
       if (anchor && anchor.lanes && !this.view) this.begin(anchor);
       this.layout();
@@ -137,6 +142,17 @@ window.tracelensTimeline = window.tracelensTimeline || {};
       }
       if (busy) setTimeout(() => this.ask(), POLL_MS);
       else this.settle();
+    }
+
+    /** The ranks that are being read, or wait for it. */
+    reading() {
+      return this.meta.ranks.filter((r) => ["running", "waiting"].includes(r.state.status)).map((r) => r.rank);
+    }
+
+    async cancel() {
+      this.wanted = true; // nor read the others
+      await this.server.cancel(this.reading());
+      this.ask();
     }
 
     begin(anchor) {

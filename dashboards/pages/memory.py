@@ -64,7 +64,7 @@ def layout(view: RunView, query: Query, _source: Source) -> Any:
 def look(view: RunView, rank: int, tick: Tick) -> Found:
     """Read a rank and find what its memory held."""
     tick(f"rank {rank}", 0, 0)
-    seen = view.open_rank(rank)
+    seen = view.open_rank(rank, tick)
     tick("what settings cost", 0, 0)
     try:
         told = footprint(view.analysis(), seen).to_json()

@@ -16,7 +16,7 @@ from tracelens.report.text import clean, duration
 from tracelens.units import NS_PER_MS
 
 from .. import figures, ui
-from ..jobs import Tick
+from ..jobs import Cancelled, Tick
 from ..source import RunView
 
 
@@ -25,7 +25,11 @@ def _predictor(view: RunView, tick: Tick) -> Predictor:
     job = view.jobs.ask(f"replay/{view.id}", lambda inner: _load(view, inner))
     while job.result is None:
         state = job.wait(0.1)
-        tick("reading the recording again", 0, 0)
+        try:
+            tick(f"reading the recording again: {state.what}", state.done, state.total)
+        except Cancelled:
+            job.cancel()
+            raise
         if state.status == "failed":
             raise InputError(state.message, hint=state.hint)
         if state.status == "cancelled":
@@ -34,9 +38,8 @@ def _predictor(view: RunView, tick: Tick) -> Predictor:
 
 
 def _load(view: RunView, tick: Tick) -> Predictor:
-    tick("reading the recording again", 0, 0)
     analysis = view.analysis()
-    return Predictor(analysis, load(analysis))
+    return Predictor(analysis, load(analysis, progress=tick))
 
 
 def predicted(view: RunView, change: dict[str, str]) -> tuple[bool, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from tracelens.analysis import RankEvents
 from tracelens.api import Analysis
 
 from ..jobs import Job, Jobs, Tick
+from ..source import OpenRank
 from .clocks import Clocks, align
 from .lanes import RankLanes, build
 
@@ -34,7 +35,7 @@ class Run(Protocol):
         """Ranks read, ascending."""
 
     @property
-    def open_rank(self) -> Callable[[int], RankEvents]:
+    def open_rank(self) -> OpenRank:
         """Reads one rank's events."""
 
     @property
@@ -69,14 +70,17 @@ def rank_job(run: Run, rank: int) -> Job[RankLanes]:
     """The job that reads a rank; started when first asked for."""
 
     def work(tick: Tick) -> RankLanes:
-        tick("waiting for its turn", 0, 3)
+        tick("waiting for its turn", 0, 0)
         with _READING:
-            tick("reading its events", 1, 3)
-            seen = run.open_rank(rank)
-            tick("laying out lanes", 2, 3)
-            return build(rank, seen)
+            tick("reading its events", 0, 0)
+            seen = run.open_rank(rank, partial(_reading, tick))
+            return build(rank, seen, tick)
 
     return run.jobs.ask(_name(run, rank), work)
+
+
+def _reading(tick: Tick, _: str, done: int, total: int) -> None:
+    tick("reading its events", done, total)
 
 
 def known(run: Run, rank: int) -> Job[RankLanes] | None:

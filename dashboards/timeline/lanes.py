@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from tracelens.report.palette import PHASES
 from tracelens.report.text import clean
 from tracelens.trace import GPU_WORK, Kind
 
+from ..jobs import Tick
 from .classes import CODE, OF_KIND, OF_OP, OF_PHASE
 from .depths import nesting, packed
 from .lod import Int32s, Int64s, Row
@@ -66,6 +68,10 @@ class RankLanes:
     end_ns: int
 
 
+def _quiet(*_: object) -> None:
+    """Nobody watches."""
+
+
 class _Names:
     """The trace's strings, and more."""
 
@@ -82,13 +88,16 @@ class _Names:
         return (*self._strings, *self._more)
 
 
-def build(rank: int, seen: RankEvents) -> RankLanes:
-    """The lanes of one rank."""
+def build(rank: int, seen: RankEvents, tick: Tick = _quiet) -> RankLanes:
+    """The lanes of one rank; `tick` is called between them and may raise."""
     names = _Names(seen.trace.strings)
     s = seen.trace.slices
-    lanes = [*_bands(seen, names), _whole(seen, names), *_streams(seen)]
-    lanes += [*_gpu_ranges(seen), *_threads(seen)]
-    lanes = [lane for lane in lanes if lane.rows]
+    lanes: list[Lane] = []
+    parts = (_bands(seen, names), _whole(seen, names), _streams(seen))
+    for lane in chain(*parts, _gpu_ranges(seen), _threads(seen)):
+        tick("laying out lanes", 0, 0)
+        if lane.rows:
+            lanes.append(lane)
     lane_of = np.full(len(s), -1, np.int32)
     depth_of = np.full(len(s), -1, np.int32)
     for i, lane in enumerate(lanes):
@@ -128,7 +137,7 @@ def _bands(seen: RankEvents, names: _Names) -> Iterator[Lane]:
     yield Lane("phases", "band", row)
 
 
-def _whole(seen: RankEvents, names: _Names) -> Lane:
+def _whole(seen: RankEvents, names: _Names) -> Iterator[Lane]:
     """What the GPU as a whole does; blank is idle."""
     work = seen.work
 
@@ -151,10 +160,10 @@ def _whole(seen: RankEvents, names: _Names) -> Lane:
     cls = np.repeat([CODE[c] for _, c, _ in parts], size)[order]
     exposed = parts[1][2]
     if not len(start):
-        return Lane("GPU", "whole", ())
+        return
     none = np.full(len(start), -1, np.int32)
     row = Row(start[order], end[order], none, name.astype(np.int32), cls.astype(np.uint8), exposed)
-    return Lane("GPU", "whole", (row,))
+    yield Lane("GPU", "whole", (row,))
 
 
 # -------------------------------------------------------------------------------- GPU and host
@@ -207,18 +216,16 @@ def _gpu_ranges(seen: RankEvents) -> list[Lane]:
     ]
 
 
-def _threads(seen: RankEvents) -> list[Lane]:
+def _threads(seen: RankEvents) -> Iterator[Lane]:
     """One lane a host thread, those with most events first."""
     s, tracks = seen.trace.slices, seen.trace.tracks
     gpu = np.array([*GPU_WORK, Kind.GPU_ANNOTATION, Kind.SYNC], np.int8)
     on = np.flatnonzero(~np.isin(s.kind, gpu))
     groups = sorted(_groups(s.track[on].astype(np.int64)), key=lambda g: -len(g))
-    lanes = []
     for g in groups:
         track = int(s.track[on[g[0]]])
         name = clean(tracks.name[track] or f"thread {tracks.tid[track]}")
-        lanes.append(Lane(name, "thread", _rows(seen, on[g], nesting)))
-    return lanes
+        yield Lane(name, "thread", _rows(seen, on[g], nesting))
 
 
 def _stream_key(device: Int32s, stream: Int32s) -> Int64s:

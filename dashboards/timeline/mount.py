@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 #: No page of the dashboard begins with an underscore.
 PREFIX: Final = "/_timeline"
-ROUTES: Final = ("meta", "view", "event", "pixel", "stats", "find", "export")
+ROUTES: Final = {
+    **dict.fromkeys(("meta", "view", "event", "pixel", "stats", "find", "export"), "GET"),
+    "cancel": "POST",  # another site's link must not stop anything: see `guard`
+}
 
 Find: TypeAlias = "Callable[[str | None], Run | None]"
 """Gives the run of an id (of none: the first); None where it is not there, or not read yet."""
@@ -29,14 +32,14 @@ def mount(server: Flask, find: Find) -> None:
     """
     routes = Blueprint("timeline", __name__, url_prefix=PREFIX)
 
-    for path in ROUTES:
+    for path, method in ROUTES.items():
 
         def serve(path: str = path) -> Response:
             from .routes import answer
 
             return answer(path, find)
 
-        routes.add_url_rule(f"/{path}", path, serve, methods=["GET"])
+        routes.add_url_rule(f"/{path}", path, serve, methods=[method])
 
     @routes.errorhandler(BadRequest)
     @routes.errorhandler(Conflict)

@@ -1,4 +1,7 @@
-"""What the canvas asks for: lanes, viewports, events, sums, matches, files. GET only, read only."""
+"""What the canvas asks for: lanes, viewports, events, sums, matches, files.
+
+All but ``cancel`` read only.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +112,7 @@ def _meta(asked: Asked) -> Response:
     for rank in params.ranks(request.args):
         if rank not in asked.run.ranks:
             raise params.Bad("the run has no such rank")
-        rank_job(asked.run, rank)
+        rank_job(asked.run, rank).start()  # again, where it was cancelled or failed
     told: dict[str, Any] = {
         "name": wire.short(asked.run.name),
         "anchor": asked.anchor,
@@ -163,6 +166,15 @@ def _state(state: Any) -> dict[str, Any]:
         "message": wire.short(state.message),
         "hint": wire.short(state.hint),
     }
+
+
+def _cancel(asked: Asked) -> Response:
+    """Stop reading the ranks that ``load`` names; one that is read stays."""
+    for rank in params.ranks(request.args):
+        job = known(asked.run, rank)
+        if job is not None:
+            job.cancel()
+    return _json({})
 
 
 def _view(asked: Asked) -> Response:
@@ -258,6 +270,7 @@ def _export(asked: Asked) -> Response:
 
 _ANSWERS: dict[str, Callable[[Asked], Response]] = {
     "meta": _meta,
+    "cancel": _cancel,
     "view": _view,
     "event": _event,
     "pixel": _pixel,

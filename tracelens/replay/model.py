@@ -107,7 +107,7 @@ class Model:
         return simulate(self.programs, self.costs)
 
 
-def load(analysis: Analysis, kept: Kept | None = None) -> Model:
+def load(analysis: Analysis, kept: Kept | None = None, progress: Progress | None = None) -> Model:
     """Read the ranks of a run again and make their programs.
 
     Parameters
@@ -115,6 +115,8 @@ def load(analysis: Analysis, kept: Kept | None = None) -> Model:
     analysis : Analysis
     kept : Kept, optional
         Ranks in it are not read again.
+    progress : callable, optional
+        Called now and then with (what is read, bytes read, bytes of the file).
 
     Raises
     ------
@@ -128,7 +130,7 @@ def load(analysis: Analysis, kept: Kept | None = None) -> Model:
     for r, offset, number in zip(
         analysis.ranks, analysis.matches.offset_ns, analysis.matches.number, strict=True
     ):
-        seen = open_rank(analysis, r.rank, kept)
+        seen = open_rank(analysis, r.rank, kept, progress)
         meet = np.full(len(seen.work), -1, np.int64)
         meet[r.comm.work] = number
         window = Window(first[r.rank], last[r.rank], meet, r.info.clock_zero_ns - zero - offset)

@@ -1,7 +1,8 @@
 """An `Analysis` as bytes and back: MessagePack of its dataclasses, packed with zstandard.
 
-Typed on the way back, so what a file holds can only become numbers, text and the dataclasses named
-in `Analysis`; nothing in it is run. Bytes of other types than today's are not read: `shape` tells.
+The same for the events of a rank. Typed on the way back, so what a file holds can only become
+numbers, text and the dataclasses named in the type; nothing in it is run. Bytes of other types than
+today's are not read: `shape` tells.
 """
 
 from __future__ import annotations
@@ -9,30 +10,38 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints, overload
 
 import msgspec
 import numpy as np
 import zstandard
 
-from tracelens.analysis import Analysis
+from tracelens.analysis import Analysis, RankEvents
 from tracelens.errors import StoreError
 from tracelens.infer.result import Inference, Setup
 from tracelens.ingest.bounds import BOUNDS
 
 #: Kinds of numpy numbers that columns have: bool, signed, unsigned, float.
 _NUMBERS = "biuf"
+#: zstandard's levels: an analysis is small, the events of a rank may be hundreds of MB.
+_LEVEL: Final = {Analysis: 3, RankEvents: 1}
 
 
-def encode(analysis: Analysis) -> bytes:
-    """The analysis as bytes."""
-    values = {f.name: getattr(analysis, f.name) for f in dataclasses.fields(Analysis)}
-    packed = msgspec.msgpack.encode(Analysis(**values), enc_hook=_plain)
-    return zstandard.compress(packed)
+def encode(value: Analysis | RankEvents) -> bytes:
+    """The value as bytes."""
+    if isinstance(value, Analysis):  # and nothing that a class derived from it adds
+        fields = dataclasses.fields(Analysis)
+        value = Analysis(**{f.name: getattr(value, f.name) for f in fields})
+    packed = msgspec.msgpack.encode(value, enc_hook=_plain)
+    return zstandard.compress(packed, _LEVEL[type(value)])
 
 
-def decode(data: bytes) -> Analysis:
-    """The analysis that `encode` was given.
+@overload
+def decode(data: bytes) -> Analysis: ...
+@overload
+def decode(data: bytes, of: type[RankEvents]) -> RankEvents: ...
+def decode(data: bytes, of: type[Any] = Analysis) -> Any:
+    """The value that `encode` was given; `of` is its type.
 
     Raises
     ------
@@ -41,7 +50,7 @@ def decode(data: bytes) -> Analysis:
     """
     try:
         packed = _unpack(data)
-        return msgspec.msgpack.decode(packed, type=Analysis, dec_hook=_rich)
+        return msgspec.msgpack.decode(packed, type=of, dec_hook=_rich)
     except (zstandard.ZstdError, msgspec.MsgspecError, ValueError) as e:
         raise StoreError(f"the analysis in the store is damaged: {e}") from e
 
@@ -54,10 +63,10 @@ def _unpack(data: bytes) -> bytes:
     return zstandard.decompress(data)
 
 
-def shape() -> str:
-    """Digest of all types that an `Analysis` is made of."""
+def shape(of: type[Any] = Analysis) -> str:
+    """Digest of all types that a type is made of."""
     seen: dict[str, str] = {}
-    _describe(Analysis, seen)
+    _describe(of, seen)
     text = "\n".join(f"{name}({fields})" for name, fields in sorted(seen.items()))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tracelens.analysis import Analysis, RankEvents
+    from tracelens.reading import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class StoredRun:
         """
         return cache_of(self.store, self.content)
 
-    def open_rank(self, rank: int) -> RankEvents:
+    def open_rank(self, rank: int, progress: Progress | None = None) -> RankEvents:
         """Read one rank's file again and link it, as `Analysis.open_rank`.
 
         Raises
@@ -129,13 +130,15 @@ class StoredRun:
         """
         from tracelens.ingest import open_trace
         from tracelens.pipeline import look
+        from tracelens.reading import ticking
 
         marks = {r["path"]: r for r in self._rows("files")}
         for row in self._rows("ranks"):
             if row["rank"] == rank:
                 m = marks[row["path"]]
                 check_same(FileMark(m["path"], m["bytes"], m["modified_ns"], m["digest"]))
-                return look(open_trace(row["path"], part=row["part"]))
+                tick = ticking(f"rank {rank}", progress)
+                return look(open_trace(row["path"], tick, row["part"]))
         raise UsageError(f"the run has no rank {rank}")
 
     def _columns(self, table: str) -> dict[str, Sequence[Any]]:
