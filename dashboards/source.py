@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from tracelens.errors import StoreError, UsageError
+from tracelens.remote import absolute, as_path, exists
 
 from .jobs import Job, Jobs, Tick
 
@@ -155,8 +156,8 @@ def open_source(
             store = Store(place[0])
             wanted = [store.get(place[1]).entry] if place[1] else store.runs()
             runs += [_stored(str(len(runs) + i), store, e, jobs) for i, e in enumerate(wanted, 1)]
-        elif Path(path).exists():
-            runs.append(_recorded(str(len(runs) + 1), Path(path), ds_config, jobs))
+        elif exists(as_path(path)):
+            runs.append(_recorded(str(len(runs) + 1), as_path(path), ds_config, jobs))
         else:
             raise UsageError(f"{os.fspath(path)}: there is no such file or folder")
     return Source(runs, jobs)
@@ -166,7 +167,7 @@ def _recorded(
     run_id: str, path: Path, ds_config: str | os.PathLike[str] | None, jobs: Jobs
 ) -> OpenedRun:
     """A trace file or a folder of traces."""
-    name = path.resolve().name
+    name = os.path.basename(absolute(path))
 
     def read(tick: Tick) -> RunView:
         from tracelens.api import analyze

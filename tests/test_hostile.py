@@ -73,8 +73,8 @@ def test_an_xz_that_asks_for_gigabytes_gets_none(tmp_path: Path) -> None:
 
 def test_the_flag_raises_every_bound(tmp_path: Path) -> None:
     b = BOUNDS.times(10)
-    assert (b.unpacked_ratio, b.unpacked_least, b.event, b.header, b.dictionary) == (
-        1000, 10**10, 10 * 2**28, 640_000_000, 2_560_000_000,
+    assert (b.unpacked_ratio, b.unpacked_least, b.event, b.header, b.dictionary, b.download) == (
+        1000, 10**10, 10 * 2**28, 640_000_000, 2_560_000_000, 2 * 10**11,
     )  # fmt: skip
     assert b.unpacked(10**9) == 10**12
     run(tmp_path, {0: rank_of(0, 1)})

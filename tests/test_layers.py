@@ -18,6 +18,7 @@ REPO = Path(__file__).parent.parent
 #: and from itself; never from a neighbour on its own floor.
 FLOORS = (
     ("errors", "units", "sqlite"),
+    ("remote",),
     ("thresholds", "trace", "peaks", "workers"),
     ("intervals", "welch"),
     ("ingest", "classify"),

@@ -15,6 +15,7 @@ from tracelens.errors import StoreError
 from tracelens.ingest.run import RunPlan, discover
 from tracelens.pipeline import read_run
 from tracelens.reading import Effort, Progress
+from tracelens.remote import as_path
 from tracelens.report.json import to_json
 from tracelens.report.text import tool_version
 from tracelens.store import Content, Store, StoredRun, content_of, stored_at
@@ -115,7 +116,9 @@ def _moved(
         return found  # ranks that their files number otherwise: the place is in the plan alone
     ranks = tuple(replace(r, path=path[r.rank]) for r in found.ranks)
     run = replace(found.run, paths=tuple(dict.fromkeys(r.path for r in ranks)))
-    files = tuple(replace(f, path=Path(path[f.rank])) for f in found.plan.files if f.rank in path)
+    files = tuple(
+        replace(f, path=as_path(path[f.rank])) for f in found.plan.files if f.rank in path
+    )
     here = replace(found, run=run, ranks=ranks, plan=replace(found.plan, files=files))
     if {m.path for m in content.files} != kept.files:
         store.keep(here, to_json(here), content, tool_version())

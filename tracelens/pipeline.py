@@ -42,6 +42,7 @@ from tracelens.matching import Matches, RankComm, exposed_wait, match
 from tracelens.overlap import break_down, compute_spans
 from tracelens.phases import Phase, find_phases
 from tracelens.reading import ALONE, Effort, Progress, read_ranks, ticking, worth_keeping
+from tracelens.remote import exists, size_of
 from tracelens.steps import find_steps
 from tracelens.trace import Note, Trace
 from tracelens.units import ms_to_ns, ns_to_ms
@@ -148,9 +149,9 @@ def open_rank(
 
 def _check_same(file: RankFile) -> None:
     """A file of another size is another recording: what is known of the run is not of it."""
-    if file.part is not None or not file.path.exists():
+    if file.part is not None or not exists(file.path):
         return
-    size = file.path.stat().st_size
+    size = size_of(file.path)
     if size != file.bytes:
         raise InputError(
             f"{file.path}: changed since it was analysed: {file.bytes:,} bytes then, {size:,} now",

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from tracelens import cluster, workers
 from tracelens.errors import InputError, TraceLensError
 from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.run import RankFile
+from tracelens.remote import absolute, as_path
 from tracelens.trace import Note, frozen_again
 
 R = TypeVar("R")
@@ -92,7 +92,7 @@ def read_ranks(
     if effort.dask is None:
         found = workers.run(work, files, sizes, crew, tick)
     else:  # workers there have working directories of their own
-        absolute = [replace(f, path=Path(os.path.abspath(f.path))) for f in files]
+        absolute = [replace(f, path=as_path(absolute(f.path))) for f in files]
         ends = None if tick is None else lambda i: tick(i, sizes[i])
         found = cluster.run(work, absolute, effort.dask, ends)
     results: list[R] = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from tracelens.errors import CorruptTrace, InputError, UnsupportedFormat
@@ -17,6 +16,7 @@ from tracelens.ingest import kineto, nsys
 from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.nsys.export import is_report
 from tracelens.ingest.source import Source
+from tracelens.remote import BEGINNING, as_path
 from tracelens.trace import Trace
 
 #: Unpacked bytes that a reader sees to recognise its files: Kineto's header with the properties of
@@ -164,9 +164,9 @@ def _open(
     part: str | None,
     bounds: Bounds,
 ) -> Trace:
-    with Source(path, bounds) as source:
+    with Source(path, bounds, BEGINNING) as source:
         head, error = source.read(HEAD_BYTES), source.error
-    if is_report(Path(path), head):
+    if is_report(as_path(path), head):
         return nsys.read(path, progress=progress, part=part, bounds=bounds)
     if error is not None and not head:
         raise CorruptTrace(

@@ -26,6 +26,8 @@ class Bounds:
         Largest header before and tail after the events (deviceProperties, stack frames).
     dictionary : int
         Memory that an xz file may ask for to be unpacked; ``xz -9`` asks for 65 MB (man xz).
+    download : int
+        Largest Nsight Systems export or report that is copied from a URL to a temporary file.
     """
 
     unpacked_ratio: int = 100
@@ -33,6 +35,7 @@ class Bounds:
     event: int = 2**28
     header: int = 64_000_000
     dictionary: int = 256_000_000
+    download: int = 20_000_000_000
 
     def unpacked(self, packed: int) -> int:
         """What a file of `packed` bytes may unpack to."""

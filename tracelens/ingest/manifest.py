@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tracelens.ingest.bounds import BOUNDS
 from tracelens.ingest.ds_config import DsConfig
+from tracelens.remote import open_binary
 from tracelens.trace import Note
 
 FORMAT, VERSION = "tracelens.run", 1
@@ -170,7 +172,8 @@ class Manifest:
 
 def is_manifest(path: Path) -> bool:
     """Whether a JSON file claims to be a manifest."""
-    with open(path, "rb") as file:
+    file, _ = open_binary(path, _SNIFFED)
+    with file:
         start = file.read(_SNIFFED)
     return start.lstrip().startswith(b"{") and b'"' + FORMAT.encode() + b'"' in start
 
@@ -198,7 +201,7 @@ def read_manifests(
     bad, stale = [], []
     for path in paths:
         try:
-            file = msgspec.json.decode(path.read_bytes(), type=_File)
+            file = msgspec.json.decode(_bytes(path), type=_File)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as e:
             bad.append(f"{path}: {e}")
             continue
@@ -217,6 +220,15 @@ def read_manifests(
         text = f"Manifests of other traces are not used: {stale[0]}, which was not read."
         notes.append(Note("stale_manifest", len(stale), text))
     return (_joined(files) if files else None), notes
+
+
+def _bytes(path: Path) -> bytes:
+    """A file's bytes, within what a manifest may have."""
+    file, size = open_binary(path)
+    with file:
+        if size > BOUNDS.header:
+            raise OSError(f"{size:,} bytes are more than a manifest has")
+        return file.read(size)
 
 
 def _unpacked(name: str) -> str:

@@ -12,6 +12,7 @@ from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.nsys.export import is_report
 from tracelens.ingest.source import Source, read_tail
 from tracelens.ingest.values import as_int, as_rank
+from tracelens.remote import BEGINNING
 from tracelens.sqlite import RUN_DB, application_id
 
 #: Bytes at a plain file's end: older torch writes distributedInfo after the events.
@@ -63,7 +64,7 @@ def peek(path: Path, bounds: Bounds = BOUNDS) -> tuple[Peek, ...]:
         If the file is no trace and no other JSON either, or cannot be read.
     """
     try:
-        with Source(path, bounds) as source:
+        with Source(path, bounds, BEGINNING) as source:
             head, size, error = source.read(HEAD_BYTES), source.size, source.error
         if application_id(head) == RUN_DB:  # it may lie among the traces that it keeps
             return ()

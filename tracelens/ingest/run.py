@@ -26,6 +26,7 @@ from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.manifest import is_manifest
 from tracelens.ingest.nsys.export import REPORT_SUFFIXES
 from tracelens.ingest.peek import Peek, peek, rank_in_name
+from tracelens.remote import Url, as_path, below, exists, is_folder
 from tracelens.trace import Note
 
 RankSource = Literal["distributedInfo", "NCCL payload", "file name", "order", "process order"]
@@ -154,10 +155,10 @@ def compact(ranks: Iterable[int]) -> str:
 def _files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """All files that the paths name, each once, in order of name within a folder."""
     found: dict[Path, None] = {}
-    for given in map(Path, paths):
-        if given.is_dir():
+    for given in map(as_path, paths):
+        if is_folder(given):
             found.update(dict.fromkeys(_below(given, _MAX_DEPTH)))
-        elif given.exists():
+        elif exists(given):
             found[given] = None
         else:
             raise InputError(f"{given}: no such file or folder", hint="check the path")
@@ -203,6 +204,8 @@ def _one_job(peeks: list[Peek]) -> tuple[list[Peek], list[Note]]:
 
 
 def _below(folder: Path, depth: int) -> list[Path]:
+    if isinstance(folder, Url):
+        return list(below(folder, depth))
     try:
         entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     except OSError as e:

@@ -12,11 +12,13 @@ import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import RawIOBase
 from types import TracebackType
 from typing import Any, Protocol, cast
 
 from tracelens.errors import CorruptTrace
 from tracelens.ingest.bounds import BOUNDS, HINT, Bounds
+from tracelens.remote import BEGINNING, THROUGH, open_binary
 from tracelens.units import format_bytes
 
 BOM = b"\xef\xbb\xbf"
@@ -96,6 +98,14 @@ _CODECS = (
 class Source:
     """A file's unpacked bytes, read forward once.
 
+    Parameters
+    ----------
+    path : path
+        Or a URL.
+    bounds : Bounds, optional
+    ahead : int, optional
+        Bytes that are fetched at once from a URL.
+
     Attributes
     ----------
     size : int
@@ -117,12 +127,13 @@ class Source:
         While reading, if more comes out than `bounds` allow.
     """
 
-    def __init__(self, path: str | os.PathLike[str], bounds: Bounds = BOUNDS) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], bounds: Bounds = BOUNDS, ahead: int = THROUGH
+    ) -> None:
         self.bounds = bounds
         self._unpacked = 0
         self._name = os.fspath(path)
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
-        self.size = os.fstat(self._file.fileno()).st_size
+        self._file, self.size = open_binary(path, ahead)
         self.position = 0
         self.error: str | None = None
         magic = self._file.read(_MAGIC_BYTES)
@@ -182,7 +193,7 @@ class Source:
 
     def _read_plain(self, buffer: memoryview) -> int:
         try:
-            got = self._file.readinto(buffer) or 0
+            got = cast("RawIOBase", self._file).readinto(buffer) or 0
         except OSError as e:
             self.error = str(e)
             return 0
@@ -252,9 +263,10 @@ class Source:
 
 def read_tail(path: str | os.PathLike[str], n: int) -> bytes:
     """The last `n` bytes of a plain file; nothing of a packed one, which has no cheap end."""
-    with Source(path) as source:
+    with Source(path, ahead=BEGINNING) as source:
         if source.compressed:
             return b""
-    with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - n))
+    file, size = open_binary(path, n)
+    with file:
+        file.seek(max(0, size - n))
         return file.read(n)

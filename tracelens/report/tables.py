@@ -11,6 +11,7 @@ import numpy as np
 
 from tracelens.analysis import counted_steps
 from tracelens.classify import Op
+from tracelens.remote import absolute
 from tracelens.report.text import clean, listing
 from tracelens.units import format_count
 
@@ -99,7 +100,7 @@ _COLUMNS = ("wall", *PARTS, "overlapped_comm", "comm")
 
 def run_name(analysis: Analysis) -> str:
     """A short name of the run: its folder, and the file where there is only one."""
-    paths = [os.path.abspath(p) for p in analysis.run.paths]
+    paths = [absolute(p) for p in analysis.run.paths]
     if len(paths) == 1:
         folder, file = os.path.split(paths[0])
         return clean(os.path.join(os.path.basename(folder), file))

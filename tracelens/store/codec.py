@@ -20,6 +20,7 @@ from tracelens.analysis import Analysis, RankEvents
 from tracelens.errors import StoreError
 from tracelens.infer.result import Inference, Setup
 from tracelens.ingest.bounds import BOUNDS
+from tracelens.remote import as_path
 
 #: Kinds of numpy numbers that columns have: bool, signed, unsigned, float.
 _NUMBERS = "biuf"
@@ -104,7 +105,7 @@ def _rich(hint: Any, value: Any) -> Any:
     if hint is Setup:
         return Setup(tuple(msgspec.convert(i, Inference) for i in value))
     if hint is Path:
-        return Path(value)
+        return as_path(value)
     if (get_origin(hint) or hint) is np.ndarray:
         dtype, size, data = value
         if np.dtype(dtype).kind not in _NUMBERS:

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracelens.errors import InputError, StoreError
+from tracelens.remote import Url, absolute, as_path, open_binary, size_of
 from tracelens.units import NS_PER_S
 
 _CHUNK = 1 << 20
+#: Time of change of what tells none: such a file is hashed each time.
+NEVER = 0
 #: A file changed less than this before it was looked at may change again unnoticed: file systems
 #: keep times to 2 s at worst (FAT), and git calls such files racy.
 _RACY_NS = 2 * NS_PER_S
@@ -30,6 +33,11 @@ class FileMark:
     bytes: int
     modified_ns: int
     digest: str
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """What changes with the content, mostly: size and time."""
+        return self.bytes, self.modified_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +74,13 @@ def content_of(
     """
     marks: dict[str, FileMark] = {}
     for path in [*(p for p, _ in traces), *others]:
-        place = os.path.abspath(path)
-        if place not in marks:
-            marks[place] = _mark(place, (known or {}).get(place))
+        where = absolute(path)
+        if where not in marks:
+            marks[where] = _mark(where, (known or {}).get(where))
     whole = hashlib.blake2b(digest_size=16)
     for path, part in traces:
-        whole.update(f"{marks[os.path.abspath(path)].digest} {part or ''}\n".encode())
-    for digest in sorted(marks[os.path.abspath(p)].digest for p in others):
+        whole.update(f"{marks[absolute(path)].digest} {part or ''}\n".encode())
+    for digest in sorted(marks[absolute(p)].digest for p in others):
         whole.update(f"beside {digest}\n".encode())
     return Content(whole.hexdigest(), tuple(marks.values()))
 
@@ -80,8 +88,7 @@ def content_of(
 def check_unchanged(content: Content) -> None:
     """Raise a StoreError if a file has changed since: what was read may be of two recordings."""
     for mark in content.files:
-        stat = os.stat(mark.path)
-        if (stat.st_size, stat.st_mtime_ns) != (mark.bytes, mark.modified_ns):
+        if _state(mark.path) != mark.state:
             raise StoreError(
                 f"{mark.path}: changed while it was read; nothing was kept",
                 hint="is the job still writing? read it again when it is done",
@@ -105,16 +112,25 @@ def check_same(mark: FileMark) -> None:
 
 def _mark(path: str, known: FileMark | None) -> FileMark:
     try:
-        stat = os.stat(path)
-        if known and (stat.st_size, stat.st_mtime_ns) == (known.bytes, known.modified_ns):
+        size, modified_ns = _state(path)
+        if modified_ns != NEVER and known and (size, modified_ns) == known.state:
             return known
         digest = hashlib.blake2b(digest_size=16)
-        with open(path, "rb") as file:
+        file, _ = open_binary(path)
+        with file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except OSError as e:
         raise InputError(f"{path}: {e.strerror or e}", hint="check the path") from e
-    return FileMark(path, stat.st_size, stat.st_mtime_ns, digest.hexdigest())
+    return FileMark(path, size, modified_ns, digest.hexdigest())
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Size and time of change; of a URL no time that can be trusted."""
+    if isinstance(as_path(path), Url):
+        return size_of(path), NEVER
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns
 
 
 def trusted(marks: Iterable[FileMark], kept_ns: int) -> dict[str, FileMark]:

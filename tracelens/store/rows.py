@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tracelens.remote import absolute
 from tracelens.store.content import Content
 from tracelens.store.schema import TABLES
 
@@ -45,7 +46,7 @@ def run_name(paths: list[str]) -> str:
     >>> run_name(["/data/a/rank0.json", "/data/a/rank1.json"]), run_name(["/data/a/rank0.json"])
     ('a', 'a/rank0.json')
     """
-    places = [os.path.abspath(p) for p in paths]
+    places = [absolute(p) for p in paths]
     if len(places) > 1:
         return os.path.basename(os.path.commonpath(places)) or "/"
     return os.path.join(os.path.basename(os.path.dirname(places[0])), os.path.basename(places[0]))
@@ -62,7 +63,7 @@ def child_rows(analysis: Analysis, report: Report, content: Content) -> Iterator
             "ranks",
             {
                 "rank": r.rank,
-                "path": os.path.abspath(r.path),
+                "path": absolute(r.path),
                 "part": parts.get(r.rank),
                 "n_steps": len(r.steps),
                 "events_read": r.stats.events_read,

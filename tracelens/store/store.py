@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracelens.errors import UsageError
+from tracelens.remote import absolute, as_path
 from tracelens.store.connect import damaged, is_older, reading, writing
 from tracelens.store.content import Content, FileMark, check_unchanged, trusted
 from tracelens.store.run import (
@@ -223,7 +223,7 @@ def _same(db: Queries, content: Content, tracelens: str) -> int | None:
 
 def _anchored(analysis: Analysis) -> Analysis:
     """With absolute paths in its plan: a store is read from other folders, too."""
-    files = tuple(replace(f, path=Path(os.path.abspath(f.path))) for f in analysis.plan.files)
+    files = tuple(replace(f, path=as_path(absolute(f.path))) for f in analysis.plan.files)
     return replace(analysis, plan=replace(analysis.plan, files=files))
 
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from tracelens.errors import CorruptTrace, InputError, UnsupportedFormat
 from tracelens.ingest.bounds import BOUNDS, Bounds
 from tracelens.ingest.source import Source
+from tracelens.remote import Url, as_path, open_binary, size_of
 from tracelens.sqlite import MAGIC
+from tracelens.units import format_bytes
 
 #: First bytes of a report since 2020: product name, then its version (2024@6@2@225-...).
 REPORT_MAGIC = b"NVIDIA Tegra Profiler Report"
@@ -54,7 +56,9 @@ def plain(path: str | os.PathLike[str], bounds: Bounds = BOUNDS) -> Path:
     CorruptTrace
         If a packed export ends early.
     """
-    given = Path(path)
+    given = as_path(path)
+    if isinstance(given, Url):
+        given = _download(given, bounds)
     with open(given, "rb") as file:
         head = file.read(len(REPORT_MAGIC))
     if head.startswith(MAGIC):
@@ -67,6 +71,31 @@ def plain(path: str | os.PathLike[str], bounds: Bounds = BOUNDS) -> Path:
             _export(given, target)
         else:
             _unpack(given, target, bounds)
+        _made[key] = target
+    return _made[key]
+
+
+def _download(url: Url, bounds: Bounds) -> Path:
+    """A copy of a remote file: SQLite and nsys read files of this machine only."""
+    size = size_of(url)
+    if size > bounds.download:
+        raise InputError(
+            f"{url}: {format_bytes(size)}, which would have to be downloaded to be read; at most "
+            f"{format_bytes(bounds.download)} are",
+            hint="download it, and give the copy; or --raise-limits 10",
+        )
+    key = (str(url), size, 0)
+    if key not in _made:
+        target = _new_file(url).with_suffix(f".{url.name.rpartition('.')[2]}")
+        try:
+            file, _ = open_binary(url)
+            with file, open(target, "wb") as out:
+                while piece := file.read(_COPY_BYTES):
+                    out.write(piece)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                target.unlink()
+            raise
         _made[key] = target
     return _made[key]
 
