@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from builder import TraceBuilder
+from test_ingest_kineto import names, notes, read_text
 
 from tracelens.errors import CorruptTrace, InputError, UnsupportedFormat
 from tracelens.ingest import open_trace
@@ -17,23 +18,8 @@ from tracelens.ingest.columns import TableBuilder
 from tracelens.ingest.decode import PieceDecoder
 from tracelens.ingest.source import Source
 from tracelens.ingest.tally import Tally
-from tracelens.trace import Trace
 
 GOOD = '{"ph": "X", "cat": "cpu_op", "name": "good", "ts": 1.000, "dur": 2.000, "pid": 1, "tid": 1}'
-
-
-def read_text(tmp_path: Path, text: bytes | str) -> Trace:
-    path = tmp_path / "t.json"
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return open_trace(path)
-
-
-def notes(trace: Trace) -> dict[str, int]:
-    return {n.code: n.count for n in trace.stats.notes}
-
-
-def names(trace: Trace) -> list[str]:
-    return [trace.strings[i] for i in trace.slices.name]
 
 
 def event(name: str, ts: float = 1, **fields: object) -> str:
