@@ -8,7 +8,7 @@ import numpy as np
 
 from tracelens.classify import Op
 from tracelens.infer.facts import RankFacts
-from tracelens.infer.result import CERTAIN, STATISTICAL, STRUCTURAL, WEAK, Inference
+from tracelens.infer.result import CERTAIN, LIKELY, STATISTICAL, STRUCTURAL, WEAK, Inference
 from tracelens.infer.roles import Roles, per_step, sizes_text
 from tracelens.phases import Phase
 from tracelens.trace import Bools
@@ -169,7 +169,7 @@ def _stage0(facts: RankFacts, roles: Roles) -> tuple[float, list[str]] | None:
         "the last autograd node, of flattened gradients, and the optimizer's zero_grad is never "
         "called: the engine's own reduction in DeepSpeed stage 0"
     )
-    return 0.8, [text]
+    return LIKELY, [text]
 
 
 def _pipeline(facts: RankFacts, roles: Roles) -> tuple[float, list[str]] | None:
@@ -184,7 +184,7 @@ def _pipeline(facts: RankFacts, roles: Roles) -> tuple[float, list[str]] | None:
         "sends and receives between the passes and a broadcast of two floats after each batch: "
         "DeepSpeed's pipeline engine shares its losses so (runtime/pipe/engine.py)"
     )
-    return 0.85, [text]
+    return LIKELY, [text]
 
 
 def _plain(facts: RankFacts, roles: Roles) -> Inference:
@@ -223,7 +223,7 @@ def _plain(facts: RankFacts, roles: Roles) -> Inference:
     texts = ["torch operators were recorded and none belongs to a known training framework"]
     if busy:
         texts.append("its collectives are the training script's own or an unknown library's")
-    confidence = 0.6 if busy else STRUCTURAL
+    confidence = WEAK if busy else STRUCTURAL
     return Inference("framework", "pytorch", ("pytorch",), confidence, tuple(texts))
 
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 Value: TypeAlias = str | int | bool | None
 
-#: Confidence classes: a unique name or exact arithmetic; structure; statistics; a weak sign.
-CERTAIN, STRUCTURAL, STATISTICAL, WEAK = 0.98, 0.9, 0.7, 0.5
+#: Confidence classes: a unique name or exact arithmetic; structure; structure that a script by hand
+#: could leave, too; statistics; a weak sign.
+CERTAIN, STRUCTURAL, LIKELY, STATISTICAL, WEAK = 0.98, 0.9, 0.8, 0.7, 0.5
 
 
 @dataclass(frozen=True, slots=True)
