@@ -9,7 +9,7 @@ import pytest
 from builder import TraceBuilder
 
 import tracelens
-from tracelens.bounds import exposed_wait_bounds, transfer_bounds
+from tracelens.bounds import exposed_wait_bounds, nvlink_gbps, transfer_bounds
 from tracelens.thresholds import TRANSFER_SCATTER
 
 REPO = Path(__file__).parent.parent
@@ -87,6 +87,24 @@ def test_the_least_is_charged(tmp_path: Path) -> None:
     (sure,) = [f for f in alone.finding_rows if f.id == name]
     assert 0.5 * all_of_it.cost_ms_per_step < sure.cost_ms_per_step < all_of_it.cost_ms_per_step
     assert "bounds" in sure.evidence[0]
+
+
+@pytest.mark.parametrize(
+    ("device", "gbps"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 300.0),
+        ("NVIDIA H100 80GB HBM3", 450.0),
+        ("NVIDIA GB200", 900.0),
+        ("NVIDIA A100 80GB PCIe", None),
+        ("NVIDIA H800 PCIe", None),
+        ("NVIDIA H200 NVL", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA H200 MIG 1g.18gb", None),
+        (None, None),
+    ],
+)
+def test_only_what_is_surely_linked_has_a_speed(device: str | None, gbps: float | None) -> None:
+    assert nvlink_gbps(device) == gbps
 
 
 SAMPLES = ["zero1", "zero2_accumulation", "zero2_slow_fabric", "zero3", "ddp"]

@@ -13,6 +13,7 @@ from tracelens.classify import Op
 from tracelens.collectives import CommTable
 from tracelens.intervals import Spans, clip_lengths
 from tracelens.matching import waiting_spans
+from tracelens.peaks import is_named
 from tracelens.steps import Steps
 from tracelens.thresholds import NVLINK_GBPS, TRANSFER_SCATTER
 from tracelens.trace import Int64s
@@ -31,7 +32,9 @@ def nvlink_gbps(device: str | None) -> float | None:
     >>> nvlink_gbps("NVIDIA H200"), nvlink_gbps("NVIDIA L4")
     (450.0, None)
     """
-    return next((v for k, v in NVLINK_GBPS.items() if k in (device or "")), None)
+    if any(is_named(device, board) for board in ("PCIe", "NVL")):
+        return None
+    return next((v for k, v in NVLINK_GBPS.items() if is_named(device, k)), None)
 
 
 def transfer_bounds(table: CommTable, wait_ns: Int64s, device: str | None) -> tuple[Int64s, Int64s]:

@@ -129,13 +129,18 @@ def find_peak(device: str | None) -> Peak | None:
     >>> find_peak("Test GPU") is None, find_peak("NVIDIA A100-SXM4-40GB MIG 1g.5gb") is None
     (True, True)
     """
-    words = (device or "").replace("-", " ").split()
-    if _OTHERS.intersection(words):
-        return None
-    for peak in PEAKS:
-        for name in peak.names:
-            wanted = name.replace("-", " ").split()
-            spans = range(len(words) - len(wanted) + 1)
-            if any(words[i : i + len(wanted)] == wanted for i in spans):
-                return peak
-    return None
+    return next((p for p in PEAKS if any(is_named(device, name) for name in p.names)), None)
+
+
+def is_named(device: str | None, name: str) -> bool:
+    """Whether a device has a name in its own, word by word, and is no lesser one of that name.
+
+    Examples
+    --------
+    >>> is_named("NVIDIA A100-SXM4-80GB", "A100-SXM4"), is_named("NVIDIA GH200 480GB", "H200")
+    (True, False)
+    """
+    words, wanted = ((text or "").replace("-", " ").split() for text in (device, name))
+    spans = range(len(words) - len(wanted) + 1)
+    there = any(words[i : i + len(wanted)] == wanted for i in spans)
+    return there and not _OTHERS.intersection(words)

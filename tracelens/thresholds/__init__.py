@@ -145,11 +145,12 @@ LARGE_MESSAGE_BYTES: Final = 32 * 2**20
 """Messages of 32 MiB and more run at the link's bandwidth (nccl-tests: flat from there on)."""
 
 NVLINK_GBPS: Final = {
-    "A100-SXM": 300.0, "A800-SXM": 200.0, "H100 80GB HBM3": 450.0, "H800": 200.0,
-    "H200": 450.0, "B200": 900.0, "GB200": 900.0, "B300": 900.0,
+    "A100-SXM4": 300.0, "A800-SXM4": 200.0, "H100 80GB HBM3": 450.0, "H800": 200.0,
+    "H200": 450.0, "B200": 900.0, "GB200": 900.0, "B300": 900.0, "GB300": 900.0,
 }  # fmt: skip
-"""NVLink bandwidth of a GPU in one direction, GB/s, by what the device name contains (NVIDIA data
-sheets: half of the bidirectional figure)."""
+"""NVLink bandwidth of a GPU in one direction, GB/s, by the words that the device name contains
+(NVIDIA data sheets: half of the bidirectional figure). Left out are GPUs that need not be linked: a
+GH200 may be alone on its host, PCIe and NVL boards have a bridge or none."""
 
 NVLINK_REACHED: Final = 0.75
 """Share of the data sheet's NVLink bandwidth that large all-reduces reach as bus bandwidth:
