@@ -571,6 +571,22 @@ def test_slow_step_outlier(tmp_path: Path) -> None:
     assert "compute" in found.evidence[0]
 
 
+@pytest.mark.parametrize("loads", [True, False])
+def test_what_makes_one_step_long_is_charged_once(loads: bool, tmp_path: Path) -> None:
+    """In step 3 of 4 the host needs 200 ms instead of 2: 51.5 ms of idle time a step, in all."""
+
+    def load(trace: TraceBuilder, step: int, zero: float) -> None:
+        if loads and step == 3:
+            trace.annotation(LOADER, ts=us(zero), dur=us(199.9))
+
+    long = Rank(host=200, add=load, only=3)
+    findings, _ = run_all(context_of(Run((long, long), steps=4), tmp_path))
+    ids = {f.id for f in findings if f.cost_ms_per_step > 0}
+    assert ids >= ({"dataloader_stall"} if loads else {"slow_step_outlier", "launch_bound"})
+    idle = [f for f in findings if not f.id.startswith("exposed")]
+    assert 49 < sum(f.cost_ms_per_step for f in idle) < 52
+
+
 def test_ranks_with_other_steps_are_compared_by_number(tmp_path: Path) -> None:
     """Rank 1 lacks the long step 4: over steps 1 to 3 there is no outlier, and no crash."""
     Run((Rank(compute=190, only=4),) * 2, steps=4).write(tmp_path)

@@ -169,9 +169,8 @@ def run_all(context: Context) -> tuple[tuple[Finding, ...], tuple[Verdict, ...]]
 
 def _after(context: Context, charge: Charge) -> Context:
     """The context in which a finding's cause is gone."""
-    launch = charge.cause if charge.of_launch else charge.cause * 0.0
     return replace(
         context,
         explained=context.explained + charge.cause,
-        explained_launch=context.explained_launch + launch,
+        explained_launch=context.explained_launch + charge.of_launch,
     )

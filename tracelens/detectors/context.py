@@ -177,8 +177,8 @@ class Charge:
 
     finding: Finding
     cause: PerRank
-    of_launch: bool = False
-    """Whether the cause is a part of the host-caused idle time (`Cause.LAUNCH`)."""
+    of_launch: PerRank
+    """The part of it that is host-caused idle time (`Cause.LAUNCH`)."""
 
 
 def charge(
@@ -187,13 +187,14 @@ def charge(
     title: str,
     cause: PerRank,
     *,
-    of_launch: bool = False,
+    of_launch: bool | PerRank = False,
     idle_ns: float = 0.0,
     **more: Any,
 ) -> Charge:
     """Charge a cause with what the step would save without it.
 
-    `idle_ns`: part of every rank's waiting that would go as well.
+    `of_launch`: whether the cause is host-caused idle time, or how much of it. `idle_ns`: part of
+    every rank's waiting that would go as well.
     """
     cost = max(context.saving(cause), 0.0) + idle_ns
     finding = Finding(
@@ -203,7 +204,8 @@ def charge(
         severity=severity(cost, context.step_ns),
         **more,
     )
-    return Charge(finding, cause, of_launch)
+    whole = cause * float(of_launch) if isinstance(of_launch, bool) else of_launch
+    return Charge(finding, cause, np.minimum(whole, cause))
 
 
 def _title(title: str, cost: float) -> str:

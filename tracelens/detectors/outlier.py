@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,9 @@ _REMEDY = {
     "host": "more idle time is the host's: evaluation, logging, a checkpoint; do it every n-th "
     "step, asynchronously, and on all ranks at the same time",
 }
+
+#: Causes of idle time that detectors before this one charge.
+_CHARGED = (Cause.CPU_OPTIMIZER, Cause.LOADER, Cause.ALLOCATOR, Cause.PAUSE, Cause.SYNC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ def slow_step_outlier(context: Context) -> Iterator[Charge]:
     """Is one step much longer than the others, without a pause or a save that explains it?
 
     Cost: what each rank does longer in it than in its median step, spread over all steps; without
-    its compute where the step has larger matrix products, for a longer batch is no loss. The
+    its compute where the step has larger matrix products, for a longer batch is no loss, and
+    without what its loading, allocating and the like are charged for already. The
     evidence has the part that grew, the rank that was late alone, and the host's events that other
     steps do not have.
     """
@@ -69,8 +73,12 @@ def slow_step_outlier(context: Context) -> Iterator[Charge]:
     most = max(parts, key=lambda p: parts[p])
     ranks = tuple(v.rank for v in context.views)
     whose = "" if alone is None else f": rank {ranks[alone]} is late"
+    n = len(found.rows[0])
     larger = _more_work(context, found)
-    lost = found.growth - larger
+    lost = np.maximum(found.growth - larger, 0.0) / n
+    lost = np.maximum(
+        lost - np.minimum(_growth_of(context, found, _CHARGED) / n, context.explained), 0.0
+    )
     whose += ": a longer batch" if larger.any() and most == "compute" else ""
     names = _only_there(context, found, alone)
     seen = {number} if alone is None else {number, numbers[found.where[alone]]}
@@ -78,7 +86,8 @@ def slow_step_outlier(context: Context) -> Iterator[Charge]:
         context,
         "slow_step_outlier",
         f"Step {number} takes {format_ns(found.excess)} longer than the median step{whose}",
-        np.maximum(lost, 0.0) / len(found.rows[0]),
+        lost,
+        of_launch=_growth_of(context, found, (Cause.LAUNCH,)) / n,
         ranks=ranks if alone is None else (ranks[alone],),
         steps=tuple(sorted(seen)),
         evidence=(
@@ -120,6 +129,15 @@ def _growth_of_parts(context: Context, found: _Outlier, alone: int | None) -> di
         name: float(np.mean([_excess(of[i][found.rows[i]], found.where[i]) for i in which]))
         for name, of in _parts(context).items()
     }
+
+
+def _growth_of(context: Context, found: _Outlier, causes: Sequence[Cause]) -> PerRank:
+    """Growth of some causes of each rank's idle time, ns."""
+    growth = np.zeros(len(context.views))
+    for i, (view, rows) in enumerate(zip(context.views, found.rows, strict=True)):
+        for cause in causes:
+            growth[i] += max(_excess(view.host.idle_ns[rows, cause], found.where[i]), 0.0)
+    return growth
 
 
 def _parts(context: Context) -> dict[str, list[Int64s]]:

@@ -38,4 +38,4 @@ def profiler_overhead(context: Context) -> Iterator[Charge]:
         ),
         remedy="record fewer steps, without shapes, stacks and memory where they are not needed",
     )
-    yield Charge(found.finding, slower, of_launch=True)
+    yield Charge(found.finding, slower, of_launch=slower)

@@ -38,8 +38,7 @@ def gradient_reduction(context: Context) -> Iterator[Charge]:
     left = sure_of(context, "reduction")
     for c in _by_setup(context):
         yield c
-        if not c.of_launch:
-            left = np.maximum(left - c.cause, 0.0)
+        left = np.maximum(left - (c.cause - c.of_launch), 0.0)
         context = replace(context, explained=context.explained + c.cause)
     yield from _every_micro_step(context, left)
 
