@@ -24,7 +24,7 @@ from dash import (
 from dash.exceptions import PreventUpdate
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from tracelens.report.text import clean
+from tracelens.report.text import clean, plural
 
 from . import guard, ui
 from .pages import PAGES, Page
@@ -186,7 +186,7 @@ def _facts(run: OpenedRun) -> Any:
     if run.view is None:
         return ""
     facts = run.view.document["run"]
-    parts = [f"{len(facts['ranks'])} ranks", f"{facts['n_events']:,} events", facts["device"]]
+    parts = [plural(len(facts["ranks"]), "rank"), f"{facts['n_events']:,} events", facts["device"]]
     return dmc.Text(clean(" · ".join(p for p in parts if p)), size="xs", c="dimmed")
 
 

@@ -238,9 +238,10 @@ def memory(
     most = max((float(y.max()) for _, _, y in series), default=0.0)
     unit, one = next((u for u in UNITS if most >= u[1]), ("B", 1.0))
     figure = go.Figure()
-    for (name, x, y), color in zip(series, (PARTS["idle"], PARTS["compute"]), strict=True):
+    looks = ((PARTS["idle"], "rgba(180,186,194,0.15)"), (PARTS["overlapped_comm"], None))
+    for (name, x, y), (color, fill) in zip(series, looks, strict=True):
         figure.add_scatter(
-            x=x, y=y / one, name=name, mode="lines", fill="tozeroy",
+            x=x, y=y / one, name=name, mode="lines", fill="tozeroy", fillcolor=fill,
             line={"color": color, "width": 1.2, "shape": "hv"},
             hovertemplate=f"{name}: %{{y:,.4g}} {unit} at %{{x:,.2f}} ms<extra></extra>",
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -61,6 +62,35 @@ def test_charts_follow_the_verdict() -> None:
         text = chart(client, "1", name).get_data(as_text=True)
         assert title in text
         assert '"type":"Graph"' in text
+
+
+def headline(**other: Any) -> list[str]:
+    """The words at the top of the overview, of a report with other values for some keys."""
+    view = view_of(open_runs(SAMPLES / "zero2_kernels_only"))
+    shown = overview._headline(replace(view, document=view.document | other), Query())
+    return [words for _, words in re.findall(r"children=(['\"])(.+?)\1", str(shown))]
+
+
+def test_the_overview_begins_with_the_largest_cause_as_the_report_names_it() -> None:
+    document = view_of(open_runs(SAMPLES / "zero2_kernels_only")).document
+    first = next(s for s in document["verdict"] if s.startswith("Largest cause"))
+    label, cause, link = headline()
+    assert f"{label}: {cause}" == first
+    assert link.startswith("Show me")
+    unsure = "Largest cause that is sure: Late host (9 ms a step, 7%). Exposed takes more."
+    assert headline(verdict=["It ran.", unsure]) == [
+        "Largest cause that is sure",
+        "Late host (9 ms a step, 7%).",
+        link,
+        "Exposed takes more.",
+    ]
+
+
+def test_a_run_without_large_causes_does_not_begin_with_an_alarm() -> None:
+    label, cause, _ = headline(verdict=["It ran."])
+    assert label == "No cause is large; the largest"
+    assert cause.endswith("of the step).")
+    assert headline(findings=[]) == ["No cause found that is sure to cost anything."]
 
 
 @pytest.mark.parametrize(("run", "name"), [("9", "steps"), ("1", "../etc")])

@@ -98,11 +98,11 @@ def _device(view: RunView, rank: int, curve: Curve) -> Any:
     bounds = [places.of_step(view.document, rank, s) for s in view.steps]
     steps = [(p.t0 / NS_PER_MS, f"step {p.step}") for p in bounds if p is not None]
     series = [("reserved", *curve.reserved), ("allocated", *curve.allocated)]
-    where = f"GPU {curve.device}" if curve.device >= 0 else "host"
+    where = f"GPU {curve.device}" if curve.device >= 0 else "the host"
     return ui.card(
         html.Div(cells, className="stats wide"),
         ui.graph(figures.memory(series, steps), f"tracelens-memory-{rank}"),
-        title=f"Memory of the {where}, rank {rank}",
+        title=f"Memory of {where}, rank {rank}",
         note="Totals after each allocation and free; where there are many, the highest of them.",
     )
 

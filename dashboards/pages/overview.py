@@ -16,6 +16,8 @@ from .. import places, ui
 from ..query import Query
 from ..source import Document, RunView, Source
 
+#: How the sentence of the verdict begins that names the largest cause.
+_LARGEST = "Largest cause"
 _STATS = {
     "compute": "compute",
     "exposed_comm": "exposed communication",
@@ -29,7 +31,7 @@ def layout(view: RunView, query: Query, _source: Source) -> Any:
     document = view.document
     return dmc.Stack(
         [
-            _verdict(document),
+            _verdict(view, query),
             dmc.Grid(
                 [
                     dmc.GridCol(_findings(view, query), span={"base": 24, "lg": 13}),
@@ -86,10 +88,13 @@ def register(app: Dash, source: Source) -> None:
         return Query.parse(search).link("/timeline", rank=int(rank), step=step)
 
 
-def _verdict(document: Document) -> Any:
-    first, *rest = [clean(s) for s in document["verdict"]]
+def _verdict(view: RunView, query: Query) -> Any:
+    """What slows the step most, what ran, and where a step goes."""
+    document = view.document
+    ran, *rest = [clean(s) for s in document["verdict"]]
     return ui.card(
-        dmc.Title(first, order=2, size="h4", mb="sm"),
+        *_headline(view, query),
+        dmc.Text(ran, size="sm", c="dimmed", mb="sm"),
         html.Div(_stats(document), className="stats wide"),
         html.Details(
             [
@@ -99,6 +104,46 @@ def _verdict(document: Document) -> Any:
             className="quiet",
         ),
     )
+
+
+def _headline(view: RunView, query: Query) -> list[Any]:
+    """The largest cause, in the words of the report, and where it is seen."""
+    paid = _paid(view.document)
+    if not paid:
+        return [dmc.Title("No cause found that is sure to cost anything.", order=2, size="h4")]
+    worst, wall = paid[0], view.document["summary"]["wall_ms"]
+    told = [s for s in view.document["verdict"] if s.startswith(_LARGEST)]
+    if told:
+        label, _, sentence = clean(told[0]).partition(": ")
+    else:  # not worth a sentence of the report
+        cost = worst["cost_ms_per_step"]
+        label = "No cause is large; the largest"
+        sentence = f"{clean(worst['title'])} ({percent(cost, wall)} of the step)."
+    title, stop, more = sentence.partition(". ")
+    return [
+        dmc.Text(label, size="xs", c="dimmed"),
+        dmc.Group(
+            [dmc.Title(title + stop.rstrip(), order=2, size="h4"), *_show_me(view, query, worst)],
+            gap="md",
+            align="baseline",
+        ),
+        *([dmc.Text(more, size="sm")] if more else []),
+    ]
+
+
+def _show_me(view: RunView, query: Query, finding: dict[str, Any]) -> list[Any]:
+    """A link to where a finding is seen best, if there is such a place."""
+    place = places.of_finding(view, finding)
+    if place is None:
+        return []
+    where = query.link("/timeline", run=view.id, rank=place.rank, t0=place.t0, t1=place.t1)
+    return [dmc.Anchor("Show me on the timeline →", href=where, size="sm", fw=600)]
+
+
+def _paid(document: Document) -> list[dict[str, Any]]:
+    """Findings that cost something, most first."""
+    found = [f for f in document["findings"] if f["severity"] != "info"]
+    return sorted(found, key=lambda f: -f["cost_ms_per_step"])
 
 
 def _stats(document: Document) -> list[Any]:
@@ -116,9 +161,8 @@ def _stats(document: Document) -> list[Any]:
 # ------------------------------------------------------------------------------------- findings
 def _findings(view: RunView, query: Query) -> Any:
     document = view.document
-    found = sorted(document["findings"], key=lambda f: -f["cost_ms_per_step"])
-    paid = [f for f in found if f["severity"] != "info"]
-    told = [f for f in found if f["severity"] == "info"]
+    paid = _paid(document)
+    told = [f for f in document["findings"] if f["severity"] == "info"]
     parts: list[Any] = []
     if paid:
         items = [_finding(view, query, f) for f in paid]
@@ -162,11 +206,7 @@ def _told(view: RunView, query: Query, finding: dict[str, Any]) -> list[Any]:
         text = "\n".join(f"{clean(k)}: {json.dumps(v)}" for k, v in finding["config"].items())
         parts.append(html.Pre(text, className="config"))
     parts += _proof(view, query, finding)
-    row: list[Any] = []
-    place = places.of_finding(view, finding)
-    if place is not None:
-        where = query.link("/timeline", run=view.id, rank=place.rank, t0=place.t0, t1=place.t1)
-        row.append(dmc.Anchor("Show me on the timeline →", href=where, size="sm", fw=600))
+    row = _show_me(view, query, finding)
     seen = [f"rank {ranges(finding['ranks'])}"] if finding["ranks"] else []
     seen += [f"step {ranges(finding['steps'])}"] if finding["steps"] else []
     row.append(dmc.Text(", ".join([*seen, finding["id"]]), size="xs", c="dimmed"))

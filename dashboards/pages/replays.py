@@ -132,7 +132,7 @@ def _table(told: dict[str, Any]) -> Any:
         for c in told["candidates"]
     ]
     columns = [
-        *(ui.column(k, k, minWidth=120) for k in keys),
+        *(ui.column(k, k, minWidth=max(90, 9 * len(k))) for k in keys),
         ui.column("step_ms", "step ms", 2),
         ui.column("low_ms", "from", 2),
         ui.column("high_ms", "to", 2),
