@@ -23,6 +23,8 @@ _SHORT = {
     "exposed communication": "exposed comm",
     "exposed copies": "copies",
 }
+#: Room for the figure's buttons above the legend, pixels.
+_ABOVE = 32
 #: Height of the bars in pixels, however many there are.
 _TALLEST = 620
 #: Parts of the GPU's work and of its idle time, with the words for them.
@@ -54,7 +56,8 @@ def steps(document: Document) -> Any:
         rows = figures.mean_rows(rows)
         note = "Mean of whole steps, a bar a rank."
     figure = figures.compact(step_bars(rows))
-    figure.update_layout(height=min(figure.layout.height, _TALLEST))
+    height = min(figure.layout.height + _ABOVE, _TALLEST)
+    figure.update_layout(height=height, margin={"t": figure.layout.margin.t + _ABOVE})
     figure.for_each_trace(lambda t: t.update(name=_SHORT.get(t.name, t.name)))
     return ui.card(
         ui.graph(figure, "tracelens-steps", id="step-bars"),
