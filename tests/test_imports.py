@@ -42,6 +42,20 @@ def test_the_api_loads_no_drawing() -> None:
     assert not loaded_by("import tracelens; tracelens.analyze") & {"pandas", "plotly", "rich"}
 
 
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_a_report_loads_no_tables_no_figures_and_no_replay(how: list[str]) -> None:
+    """Half of a short command's time would be pandas'."""
+    args = ["analyze", str(REPO / "sample_traces" / "zero2_kernels_only"), *how]
+    code = f"""
+import json, sys
+from tracelens.cli import main
+main({args!r}, standalone_mode=False)
+late = [m for m in sys.modules if m.startswith("tracelens.replay.predict")]
+assert not late
+"""
+    assert not loaded_by(code) & {"pandas", "plotly", "dash", "sqlite_utils"}
+
+
 def test_the_verdict_of_a_kept_run_needs_no_tables_and_no_figures(tmp_path: Path) -> None:
     """Opening a run.db must not wait for what only other pages, or figures, need."""
     store = tmp_path / "run.db"

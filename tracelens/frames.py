@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from tracelens.classify import Op
+from tracelens.overlap import BREAKDOWN
 from tracelens.phases import Phase
 from tracelens.trace import GPU_WORK
 from tracelens.units import NS_PER_MS
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from tracelens.trace import Int8s, Int32s, Int64s
 
 Floats: TypeAlias = npt.NDArray[np.float64]
-
-#: Columns of `StepBreakdown`, in the order of the reports.
-BREAKDOWN = ("wall", "compute", "overlapped_comm", "exposed_comm", "exposed_copy", "idle", "comm")
 
 
 def steps_frame(analysis: Analysis) -> pd.DataFrame:

@@ -17,6 +17,9 @@ from tracelens.links import GpuWork
 from tracelens.steps import Steps
 from tracelens.trace import Bools, Int64s, _freeze
 
+#: Columns of `StepBreakdown`, in the order of the reports.
+BREAKDOWN = ("wall", "compute", "overlapped_comm", "exposed_comm", "exposed_copy", "idle", "comm")
+
 
 @dataclass(frozen=True, slots=True)
 class StepBreakdown:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tracelens.frames import BREAKDOWN
 from tracelens.host import Cause
 from tracelens.infer.declared import declared
+from tracelens.overlap import BREAKDOWN
 from tracelens.report.causes import idle_by_cause
 from tracelens.report.tables import COMPUTE_SPLIT, compute_split, exposed_wait
 from tracelens.report.verdict import verdict

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from tracelens.frames import BREAKDOWN
+from tracelens.overlap import BREAKDOWN
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 """Values of a table by column, one a row."""
