@@ -38,7 +38,7 @@ FLOORS = (
     ("findings", "efficiency"),
     ("detectors",),
     ("analysis",),
-    ("coherence",),
+    ("coherence", "representatives"),
     ("frames", "pipeline"),
     ("replay", "comparison", "limits"),
     ("store",),

@@ -15,7 +15,6 @@ from test_steps import ALL_REDUCE
 
 import tracelens
 from tracelens.infer.result import Inference, Setup
-from tracelens.report.tables import shown_ranks
 from tracelens.report.terminal import _bar, render, render_text
 from tracelens.report.verdict import verdict
 from tracelens.trace import Note
@@ -119,30 +118,6 @@ def test_cut_steps_are_marked(analysis: tracelens.Analysis) -> None:
     text = render_text(cut, 100)
     assert "2 *" in text
     assert "left out of the means" in text
-
-
-def test_many_ranks_are_three_and_say_so(analysis: tracelens.Analysis) -> None:
-    ranks = []
-    for i in range(64):
-        b = analysis.ranks[1].breakdown
-        wall = b.wall + 1000 * i
-        breakdown = replace(b, wall=wall, idle=b.idle + 1000 * i)
-        ranks.append(replace(analysis.ranks[1], rank=i, breakdown=breakdown))
-    many = replace(analysis, ranks=tuple(ranks))
-    text = render_text(many, 120)
-    assert [
-        line.split()[0] for line in text.splitlines() if line.split()[1:3] == ["1", "step"]
-    ] == [
-        "0",
-        "32",
-        "63",
-    ]
-    assert "64 ranks" in text
-    from tracelens.report.tables import rank_rows
-
-    rows, left_out = shown_ranks(rank_rows(many))
-    assert left_out
-    assert [r.rank for r in rows] == [0, 32, 63]
 
 
 # -------------------------------------------------------------------------------- the verdict

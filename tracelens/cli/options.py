@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeAlias
 
 import click
@@ -31,13 +33,32 @@ def as_json(what: str) -> Decorator:
     return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
 
 
+_SPAN = re.compile(r"\s*(\d{1,7})\s*(?:-\s*(\d{1,7})\s*)?")
+
+
+def numbers(written: str) -> tuple[int, ...]:
+    """Ranks, written as people do.
+
+    Examples
+    --------
+    >>> numbers("3"), numbers("0-3, 64")
+    ((3,), (0, 1, 2, 3, 64))
+    """
+    spans = [_SPAN.fullmatch(part) for part in written.split(",")]
+    if not all(spans):
+        raise click.BadParameter(f"{written!r} names no ranks; write 3, 0-7 or 0-7,64")
+    return tuple(k for s in spans if s for k in range(int(s[1]), int(s[2] or s[1]) + 1))
+
+
 def some_ranks(does: str) -> Decorator:
-    """``--rank``, several times; `does` is what happens to these ranks."""
+    """``--ranks``, several times; `does` is what happens to these ranks."""
     return click.option(
+        "--ranks",
         "--rank",
         "ranks",
-        type=click.IntRange(min=0),
+        type=numbers,
         multiple=True,
+        callback=lambda _, __, given: tuple(chain(*given)),
         metavar="N",
-        help=f"{does} this rank only; may be given several times.",
+        help=f"{does} these ranks only, such as 3 or 0-7,64; may be given several times.",
     )

@@ -129,13 +129,10 @@ def _tiles(analysis: Analysis) -> str:
 
 
 def _steps(analysis: Analysis) -> str:
-    _, left_out = tables.shown_ranks(tables.rank_rows(analysis))
-    n = len(analysis.ranks)
+    _, choice = tables.shown_ranks(analysis)
     notes = [_note("Compute, exposed communication, exposed copies and idle add up to the step.")]
-    if left_out:
-        notes.append(
-            _note(f"{n} ranks: the table shows the shortest, the median and the longest step.")
-        )
+    if choice:
+        notes.append(_note(choice))
     if not all(r.steps.complete.all() for r in analysis.ranks):
         notes.append(_note("Steps that the recording cut are pale and left out of the means."))
     plot = _plot("steps", step_breakdown_figure(analysis))

@@ -15,6 +15,7 @@ from tracelens.overlap import BREAKDOWN
 from tracelens.report.causes import idle_by_cause
 from tracelens.report.tables import COMPUTE_SPLIT, compute_split, exposed_wait
 from tracelens.report.verdict import verdict
+from tracelens.representatives import representatives
 from tracelens.units import ns_to_ms
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def to_json(analysis: Analysis) -> dict[str, object]:
         "verdict": list(verdict(analysis)),
         "setup": _setup(analysis),
         "steps": [row for r in analysis.ranks for row in _steps(r)],
+        "representatives": [asdict(r) for r in representatives(analysis.ranks)],
         "summary": _summary(analysis),
         "bounds": _bounds(analysis),
         "compute": _compute(analysis),

@@ -33,7 +33,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int)
 
 def breakdown_table(analysis: Analysis, *, with_steps: bool) -> str:
     """Mean rows of the ranks (and their steps while they are few), then the mean of all."""
-    ranks, _ = tables.shown_ranks(tables.rank_rows(analysis))
+    ranks, _ = tables.shown_ranks(analysis)
     rows: list[BreakdownRow] = []
     n_steps = sum(len(r.steps) for r in analysis.ranks)
     for mean in ranks:

@@ -13,11 +13,10 @@ from tracelens.analysis import counted_steps
 from tracelens.classify import Op
 from tracelens.remote import absolute
 from tracelens.report.text import clean, listing
+from tracelens.representatives import representatives
 from tracelens.units import format_count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tracelens.analysis import Analysis, RankAnalysis
     from tracelens.collectives import CollectiveSummary
     from tracelens.infer.result import Inference, Value
@@ -137,12 +136,26 @@ def step_rows(r: RankAnalysis) -> tuple[BreakdownRow, ...]:
     )
 
 
-def shown_ranks(rows: Sequence[BreakdownRow]) -> tuple[tuple[BreakdownRow, ...], bool]:
-    """The rows to show, and whether some were left out: then shortest, median and longest."""
+def shown_ranks(analysis: Analysis) -> tuple[tuple[BreakdownRow, ...], str]:
+    """Mean rows of the ranks to show, and a sentence on which they are if that is not all.
+
+    Those are representatives: of each position while there are few, then the oddest ranks.
+    """
+    rows = rank_rows(analysis)
     if len(rows) <= MAX_RANKS:
-        return tuple(rows), False
-    order = sorted(rows, key=lambda r: (r.wall, r.rank or 0))
-    return (order[0], order[len(order) // 2], order[-1]), True
+        return rows, ""
+    chosen = representatives(analysis.ranks)
+    odd = [c for c in chosen if not c.stands_for][: MAX_RANKS // 2]
+    usual = [c for c in chosen if c.stands_for][: MAX_RANKS - len(odd)]
+    shown = sorted((*usual, *odd), key=lambda c: c.rank)
+    by_rank = {r.rank: r for r in rows}
+    why = "; ".join(
+        f"{c.rank} is {c.why}" if c.stands_for else f"{c.rank} has {c.why}" for c in shown
+    )
+    more = len(chosen) - len(shown)
+    rest = f" ({more} more were chosen: `representatives` in JSON)" if more else ""
+    text = f"Shown are {len(shown)} of {len(rows)} ranks: {why}{rest}."
+    return tuple(by_rank[c.rank] for c in shown), text
 
 
 def note_lines(analysis: Analysis) -> list[str]:

@@ -139,7 +139,7 @@ def _stacked_setup(rows: Sequence[SetupRow], styles: Sequence[str]) -> Group:
 
 # ----------------------------------------------------------------------------------- breakdown
 def _breakdown(analysis: Analysis, width: int, ascii_only: bool) -> Group:
-    ranks, left_out = tables.shown_ranks(tables.rank_rows(analysis))
+    ranks, choice = tables.shown_ranks(analysis)
     overall = tables.mean_row(analysis)
     rows = [*_with_steps(analysis, ranks), overall]
     digits = digits_for([r.wall for r in rows])
@@ -168,7 +168,7 @@ def _breakdown(analysis: Analysis, width: int, ascii_only: bool) -> Group:
         columns.append(Column("", [*bars, Text("")], "left", minimum=_BAR[0], drop=6))
     return Group(
         grid(columns, width, ascii_only),
-        *_breakdown_notes(analysis, rows, left_out, bars, ascii_only),
+        *_breakdown_notes(analysis, rows, choice, bars, ascii_only),
     )
 
 
@@ -226,7 +226,7 @@ def _bar(
 def _breakdown_notes(
     analysis: Analysis,
     rows: Sequence[BreakdownRow],
-    left_out: bool,
+    choice: str,
     bars: Sequence[Text],
     ascii_only: bool,
 ) -> list[Text]:
@@ -237,10 +237,8 @@ def _breakdown_notes(
         for name, label in PARTS.items():
             legend.append(f"{blocks[name]} ", TERMINAL[name]).append(f"{label}  ", "bright_black")
         notes.append(legend)
-    if left_out:
-        n = len(tables.rank_rows(analysis))
-        text = f"{n} ranks: those with the shortest, the median and the longest step are shown."
-        notes.append(Text(text, "bright_black"))
+    if choice:
+        notes.append(Text(choice, "bright_black"))
     if any(not r.complete for r in rows):
         notes.append(Text("* cut by the recording, left out of the means", "bright_black"))
     return notes

@@ -318,5 +318,16 @@ TRANSFER_SCATTER: Final = 0.2
 """Transfers of one size differ by up to a fifth (with compute beside them by more, which does not
 count where they are exposed): recorded runs over NVLink and shared memory, ranks read together."""
 
+RANK_OUTLIER_SCORE: Final = 3.5
+"""A rank is unlike its like from 3.5 robust standard deviations on (Iglewicz and Hoaglin, How to
+Detect and Handle Outliers, 1993: modified z-score)."""
+
+RANK_OUTLIER_SHARE: Final = 0.05
+"""And from 5 % of the step on: compute of equal ranks lies up to 4.2 % of the step off their median
+(0.4 % in the middle of 33 recorded runs of four ranks), that of a rank made slow 6.5 %."""
+
+RANK_OUTLIER_PEERS: Final = 4
+"""Of three ranks the median's deviations do not tell which one is odd."""
+
 MOMENTS: Final = 4
 """Moments that a rank keeps to prove a finding: enough to look at, little to carry."""
