@@ -46,7 +46,9 @@ def to_json(analysis: Analysis) -> dict[str, object]:
         "verdict": list(verdict(analysis)),
         "setup": _setup(analysis),
         "steps": [row for r in analysis.ranks for row in _steps(r)],
-        "representatives": [asdict(r) for r in representatives(analysis.ranks)],
+        "representatives": [
+            asdict(r) | {"stands_for": list(r.stands_for)} for r in representatives(analysis.ranks)
+        ],
         "summary": _summary(analysis),
         "bounds": _bounds(analysis),
         "compute": _compute(analysis),
