@@ -21,12 +21,14 @@ Floats = NDArray[np.float64]
 class Tasks:
     """Host time, ns, of each thing that a hook does.
 
-    `gather` and `part`: launching a gather, and each parameter in it; `wait` and `unpack`: waiting
-    for one, and each parameter put together behind it; `pop`: each parameter of the module that was
-    under way; `free`: each that is given up.
+    `own` and `ahead`: launching a gather of the module's parameters, or one in advance, whose
+    parameters have to be found first; `part`: each parameter in either. `wait` and `unpack`:
+    waiting for a gather, and each parameter put together behind it; `pop`: each parameter of the
+    module that was under way; `free`: each that is given up.
     """
 
-    gather: float
+    own: float
+    ahead: float
     part: float
     wait: float
     unpack: float
@@ -42,20 +44,20 @@ class Tasks:
         return float(np.dot(_after(e), self._all()))
 
     def launch(self, count: int) -> float:
-        """Time of launching a gather of so many parameters."""
-        return self.gather + self.part * count
+        """Time of launching a gather of so many parameters of the module's own."""
+        return self.own + self.part * count
 
     def _all(self) -> tuple[float, ...]:
-        return (self.gather, self.part, self.wait, self.unpack, self.pop, self.free)
+        return (self.own, self.ahead, self.part, self.wait, self.unpack, self.pop, self.free)
 
 
 def _before(e: Fetched, freed: int) -> tuple[int, ...]:
     unpacked = sum(len(x) for x in e.waited if len(x) > 1)
-    return (int(bool(e.own)), len(e.own), len(e.waited), unpacked, e.popped, freed)
+    return (int(bool(e.own)), 0, len(e.own), len(e.waited), unpacked, e.popped, freed)
 
 
 def _after(e: Fetched) -> tuple[int, ...]:
-    return (int(bool(e.ahead)), len(e.ahead), 0, 0, 0, 0)
+    return (0, int(bool(e.ahead)), len(e.ahead), 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,14 @@ def measure_spent(p: Program, recorded: Recorded) -> Spent:
     spent = np.where(rows, host_ns(p), 0)
     total = np.concatenate(([0], np.cumsum(spent)))
     call_at = recorded.call_at
-    ends = call_at + 1  # behind the last row of each call
+    last, short = call_at.copy(), np.ones(len(call_at), np.int64)
     for x, at in zip(recorded.made, recorded.gather_at.tolist(), strict=True):
         if x.ahead:
-            end = at + 1
-            while end < len(p) and rows[end] and spent[end] < SHORT_NS:
-                end += 1
-            ends[x.call] = end
+            last[x.call], short[x.call] = at, SHORT_NS
+    ends = last + 1  # behind the last row of each call, and behind waits that take no time
+    for c, limit in enumerate(short.tolist()):
+        while ends[c] < len(p) and rows[ends[c]] and spent[ends[c]] < limit:
+            ends[c] += 1
     begins = np.concatenate(([0], ends[:-1]))
     rest = np.where((ends < len(p)) & ~rows[np.minimum(ends, len(p) - 1)], ends, -1)
     tail = np.where(rest >= 0, p.gap_ns[np.maximum(rest, 0)], 0)
@@ -120,15 +123,15 @@ def fit_tasks(spent: Sequence[Spent], recorded: Sequence[Recorded]) -> Tasks:
         x += [_before(e, f) for e, f in zip(done, freed, strict=True)]
         x += [_after(e) for e in done]
         y += [s.before, s.after]
-        kind += [np.where(b, 1, 0), np.where(b, 3, 2)]
+        kind += [np.where(b, 1, 0), np.where(s.rest < 0, 4, np.where(b, 3, 2))]
     design, time, group = np.array(x, float), np.concatenate(y), np.concatenate(kind)
-    ones = np.eye(4)[group]
+    ones = np.eye(5)[group]
     plain = (design.sum(axis=1) == 0) & (group == 0)
     unit = float(time[plain].mean()) if plain.any() else float(time.mean())
     prior = np.array(FETCH_HOST_SHARES) * unit
-    noise = float(time[design.sum(axis=1) == 0].std()) or unit
-    weight = noise / (FETCH_PRIOR_SPREAD * prior)
-    a = np.block([[ones, design], [np.zeros((6, 4)), np.diag(weight)]])
+    noise = float(time[plain].std()) if plain.any() else 0.0
+    weight = (noise or unit) / (FETCH_PRIOR_SPREAD * prior)
+    a = np.block([[ones, design], [np.zeros((7, 5)), np.diag(weight)]])
     b = np.concatenate((time, weight * prior))
     found, *_ = np.linalg.lstsq(a, b, rcond=None)
-    return Tasks(*np.maximum(found[4:], 0.0).tolist())
+    return Tasks(*np.maximum(found[5:], 0.0).tolist())

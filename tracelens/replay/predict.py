@@ -17,6 +17,7 @@ from tracelens.replay.transforms.stage3 import Hooks, Stage3
 from tracelens.replay.zero3 import as_recorded, find_hooks, find_stage3, rebuilds
 from tracelens.thresholds.replay import (
     FASTEST_HOST,
+    HOST_DRIFT,
     LOW_REPLAY_ERROR,
     MAX_SLOWDOWN,
     NOISE_PCT,
@@ -187,13 +188,15 @@ class Predictor:
         notes: list[str] = []
         changed = apply(start.model, self.now, change, notes, start.hooks)
         ratio = low = high = 1.0
+        drift = 0.0
         if changed is not start.model:
             ran = changed.replay()
             ratio = ran.step_ns / start.step_ns
             low, high = ratio - REPEAT_PCT / 100, ratio + REPEAT_PCT / 100
             if banded:
-                low, high = self._band(change, start, (changed, ran), ratio)
-        confidence = self._confidence(change, changed is start.model, notes)
+                drift = _host_drift(changed, ran) / start.step_ns
+                low, high = self._band(change, start, (changed, ran), drift)
+        confidence = self._confidence(change, changed is start.model, drift, notes)
         memory = self._memory(change, notes)
         return Prediction(self.baseline, change, ratio, low, high, confidence, tuple(notes), memory)
 
@@ -247,20 +250,25 @@ class Predictor:
         return values == {"overlap_comm": recorded.overlap, "reduce_bucket_size": recorded.bucket}
 
     def _band(
-        self, change: Change, start: _Start, changed: tuple[Model, Simulation], ratio: float
+        self, change: Change, start: _Start, changed: tuple[Model, Simulation], drift: float
     ) -> tuple[float, float]:
-        """Ratios with contention and transfer times at the ends of what they may be."""
-        ratios = [ratio]
+        """Ratios with contention and transfer times at the ends of what they may be.
+
+        What repeats differ by is added: on the GPU, and as far as the host decides (`drift`).
+        """
         model, ran = changed
+        ratios = [ran.step_ns / start.step_ns]
         variations = _variations(self.model)
         if self._host_unsure(change):
             variations.append(lambda c: replace(c, host=UNTIMED_HOST))
         for k, vary in enumerate(variations):
             ratios.append(ran.again(vary(model.costs), ROUGH).step_ns / start.varied_ns(k, vary))
-        margin = (abs(self.baseline.replay_error_pct) + REPEAT_PCT) / 100
+        margin = (abs(self.baseline.replay_error_pct) + REPEAT_PCT) / 100 + drift
         return min(ratios) - margin, max(ratios) + margin
 
-    def _confidence(self, change: Change, unchanged: bool, notes: list[str]) -> Confidence:
+    def _confidence(
+        self, change: Change, unchanged: bool, drift: float, notes: list[str]
+    ) -> Confidence:
         error = abs(self.baseline.replay_error_pct)
         if error > LOW_REPLAY_ERROR:
             notes.append(f"the replay misses the recording by {error:.1f} %")
@@ -284,11 +292,23 @@ class Predictor:
                 "without a profiler (collectors do) make this surer"
             )
             return "medium"
+        if drift > REPEAT_PCT / 100:
+            notes.append(
+                f"the host limits these steps: hosts {HOST_DRIFT:.0%} apart, as those of two jobs may "
+                f"be, make them {drift:.1%} apart"
+            )
+            return "medium"
         return "high" if error <= SURE_REPLAY_ERROR else "medium"
 
     def _host_unsure(self, change: Change) -> bool:
         """Whether the host's own speed decides, and is known with a profiler only."""
         return rebuilds(self.now, change) and self.baseline.unprofiled_step_ms is None
+
+
+def _host_drift(model: Model, ran: Simulation) -> float:
+    """By how much a step is shorter on a host as much faster as hosts differ between jobs, ns."""
+    faster = ran.again(replace(model.costs, host=1 - HOST_DRIFT), ROUGH)
+    return max(ran.step_ns - faster.step_ns, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,10 +92,11 @@ in it: by chance they would begin anywhere. Recorded: 0.9 (H200, cuBLAS 13)."""
 PRIOR_ADMISSION: Final = 0.9
 """The part of a filling kernel after which a collective begins, where the recording has too few."""
 
-FETCH_HOST_SHARES: Final = (1.5, 0.2, 0.4, 0.3, 0.3, 0.25)
+FETCH_HOST_SHARES: Final = (0.9, 1.5, 0.2, 0.7, 0.4, 0.3, 0.25)
 """Host time of what a hook of ZeRO-3 does, as shares of a hook's that does nothing: launching a
-gather, each parameter in it; waiting for one, unpacking each parameter; each parameter that was
-under way; each given up. From 8 recorded runs (0.19.8, H200), whose own fits differ by a third."""
+gather of its own, one in advance, each parameter in it; waiting for one, unpacking each parameter;
+each parameter that was under way; each given up. Medians of 8 recorded runs (0.19.8, H200), whose
+own fits differ by a third."""
 
 FETCH_PRIOR_SPREAD: Final = 0.5
 """How far a run's own shares may be from those, relative, before its calls must show it."""
@@ -111,6 +112,11 @@ measured with torch.profiler, and stacks double it."""
 MAX_LATENCIES: Final = 10
 """The line through large messages begins at most so many times higher than what the smallest one
 takes (5 to 14 us): at 0 to 70 us where sizes differ enough to tell (22 runs on 2 and 4 H200)."""
+
+HOST_DRIFT: Final = 0.1
+"""How far the speed of hosts is apart between two jobs of one machine, relative: what a hook of
+ZeRO-3 that does nothing took without a profiler scattered by 13 % over four recorded jobs (137 to
+232 us over five, one of which issues fewer events)."""
 
 UNTIMED_HOST: Final = 0.75
 """How fast a host may be without the profiler, as a factor of its recorded time: 0.73 at the least
