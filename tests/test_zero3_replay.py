@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from tracelens.api import analyze
 from tracelens.errors import CannotPredict
 from tracelens.replay import Predictor, load, parse_change
-from tracelens.replay.coordinator import Call, FetchSetting, emulate
+from tracelens.replay.coordinator import Call, Fetched, FetchSetting, emulate
 from tracelens.replay.gathering import gathers, read_recorded
+from tracelens.replay.hook_time import Spent, Tasks, fit_tasks
 from tracelens.replay.model import Model
 from tracelens.replay.transforms.bucket_plan import Setting
 from tracelens.replay.transforms.stage3 import Stage3, read_hooks, rewritten
@@ -181,3 +183,55 @@ def test_stages_without_hooks_are_refused() -> None:
     other = load(analyze(SAMPLES / "zero2_slow_fabric"))
     with pytest.raises(CannotPredict):
         rewritten(read_hooks(other, RECORDED), RECORDED)
+
+
+def test_host_time_is_told_apart_by_what_hooks_do() -> None:
+    """Planted: gathers in advance, and own ones, take what they take, whatever else a hook does."""
+    rng = np.random.default_rng(3)
+    truth = Tasks(own=90, ahead=160, part=20, wait=70, unpack=40, pop=30, free=25)
+    done = [
+        Fetched(
+            own=tuple(range(rng.integers(0, 2))),
+            waited=tuple(tuple(range(n)) for n in rng.integers(1, 4, rng.integers(0, 2))),
+            popped=int(rng.integers(0, 3)),
+            ahead=tuple(range(rng.integers(0, 4))),
+            freed=int(rng.integers(0, 3)),
+        )
+        for _ in range(400)
+    ]
+    freed = [0, *(e.freed for e in done[:-1])]
+    backward = np.arange(400) >= 200
+    rest = np.where(rng.random(400) < 0.8, 1, -1)
+    spent = Spent(
+        before=np.array([truth.before(e, k) for e, k in zip(done, freed, strict=True)])
+        + np.where(backward, 60, 100),
+        after=np.array([truth.after(e) for e in done])
+        + np.where(rest < 0, 0, np.where(backward, 70, 110)),
+        rest=rest,
+    )
+    recorded = SimpleNamespace(fetched=(tuple(done),), backward=backward)
+    found = fit_tasks([spent], [recorded])  # type: ignore[list-item]
+    for name in ("own", "ahead", "part", "wait", "unpack", "pop", "free"):
+        assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=0.02)
+
+
+def test_what_follows_a_call_counts_with_and_without_a_gather_in_advance(model: Model) -> None:
+    """The module's own beginning lies behind its hook, whether that gathered something or not."""
+    hooks = read_hooks(model, RECORDED)
+    for r, s in zip(hooks.recorded, hooks.spent, strict=True):
+        ahead = np.array([bool(e.ahead) for turn in r.fetched for e in turn])
+        tail = np.where(s.rest >= 0, s.after, np.nan)[~r.backward]
+        with_gather, without = tail[ahead[~r.backward]], tail[~ahead[~r.backward]]
+        assert np.nanmedian(without) > 0
+        assert np.nanmedian(with_gather) > np.nanmedian(without)
+
+
+def test_a_step_that_the_host_limits_is_not_sure() -> None:
+    """NVLink: hosts of two jobs differ by more than what is asked for would change."""
+    analysis = analyze(SAMPLES / "zero3")
+    timed = Predictor(analysis, load(analysis), 142.4)  # un-profiled, its truth.json
+    found = timed.predict(parse_change(["stage3_prefetch_bucket_size=0"]))
+    assert found.confidence == "medium"
+    assert any("host limits" in note for note in found.notes)
+    assert found.high - found.ratio > 0.05
+    assert found.ratio - found.low > 0.05

@@ -294,8 +294,8 @@ class Predictor:
             return "medium"
         if drift > REPEAT_PCT / 100:
             notes.append(
-                f"the host limits these steps: hosts {HOST_DRIFT:.0%} apart, as those of two jobs may "
-                f"be, make them {drift:.1%} apart"
+                f"the host limits these steps: hosts {HOST_DRIFT:.0%} apart, as two jobs may find "
+                f"them, make steps {drift:.1%} apart"
             )
             return "medium"
         return "high" if error <= SURE_REPLAY_ERROR else "medium"
