@@ -133,7 +133,7 @@ def parse_args() -> argparse.Namespace:
         "--minutes", type=float, default=10, help="CPU time that a tool gets (default: 10)"
     )
     parser.add_argument(
-        "--most-gb", type=float, default=20, help="memory that a tool gets (default: 20)"
+        "--most-gb", type=float, default=16, help="memory that a tool gets (default: 16)"
     )
     parser.add_argument("--megabytes", type=int, nargs="+", default=[50, 400, 1000, 3000])
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 1024])
@@ -146,7 +146,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Make, measure, print."""
     a = parse_args()
-    lines = [f"Python {platform.python_version()}, {os.cpu_count()} cores.", ""]
+    lines = [
+        f"Python {platform.python_version()}, {os.cpu_count()} cores. Each tool gets "
+        f"{a.minutes:.0f} minutes of CPU time and {a.most_gb:.0f} GB for a file; ranks are read "
+        f"with `--memory-limit {a.memory_limit}`.",
+        "",
+    ]
     try:
         with tempfile.TemporaryDirectory(prefix="scale_", dir=a.folder) as made:
             lines += [*sizes(a, Path(made)), "", *ranks(a, Path(made)), "", cold_start()]
