@@ -45,6 +45,7 @@ _SECTIONS = frozenset(
         "compile",
         "comms_logger",
         "flops_profiler",
+        "timers",
         "wall_clock_breakdown",
         "memory_breakdown",
         "dump_state",
