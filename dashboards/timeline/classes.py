@@ -8,6 +8,7 @@ import numpy as np
 
 from tracelens.classify import Op
 from tracelens.phases import Phase
+from tracelens.report.marks import KINDS
 from tracelens.report.palette import PARTS, PHASES, WORK
 from tracelens.trace import Kind
 
@@ -37,14 +38,6 @@ CLASSES: Final = (
 )
 CODE: Final = {c.name: i for i, c in enumerate(CLASSES)}
 
-_WORK_NAMES = {
-    Op.GEMM: "gemm",
-    Op.ATTENTION: "attention",
-    Op.OPTIMIZER: "optimizer",
-    Op.ELEMENTWISE: "elementwise",
-    Op.COMPUTE_OTHER: "other compute",
-    Op.MEMSET: "memset",
-}
 _HOST_NAMES = {
     Kind.CPU_OP: "operator",
     Kind.RUNTIME: "CUDA call",
@@ -59,7 +52,7 @@ _HOST_NAMES = {
 def _of_op(op: Op) -> str:
     if op <= Op.COMM_OTHER:
         return "overlapped communication"  # exposure is drawn over it
-    return _WORK_NAMES.get(op, "copy")
+    return KINDS.get(op, "copy")
 
 
 OF_OP: Final[UInt8s] = np.array([CODE[_of_op(op)] for op in Op], np.uint8)

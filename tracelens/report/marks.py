@@ -31,7 +31,8 @@ GPU_LANE = "GPU as a whole"
 HOST_LANE = "host launches"
 EXPOSED = "exposed communication"
 
-_KIND = {
+#: GPU work as timelines name it; communication and copies are named by what they do there.
+KINDS = {
     Op.GEMM: "gemm",
     Op.ATTENTION: "attention",
     Op.OPTIMIZER: "optimizer",
@@ -203,7 +204,7 @@ def _on_streams(seen: RankEvents, rows: Int64s, begin: int, end: int) -> Lanes:
 def _cut(op: Op, start: int, stop: int, compute: Spans) -> list[tuple[str, int, int]]:
     """The kind of a row; communication is split where compute runs beside it."""
     if not is_comm(np.array([op]))[0]:
-        return [(_KIND.get(op, "copy"), start, stop)]
+        return [(KINDS.get(op, "copy"), start, stop)]
     whole = np.array([start], np.int64), np.array([stop], np.int64)
     parts = {
         "overlapped communication": intersect(whole, compute),
