@@ -359,32 +359,27 @@ def _pauses(trace: Trace, work: GpuWork, found: StepMap) -> tuple[Spans, tuple[P
     start, end = union(s.ts_ns[events], s.end_ns[events])
     gap_start, gap_end = end[:-1], start[1:]
     long = gap_end - gap_start > PAUSE_NS
-    pauses = []
-    for a, b in zip(gap_start[long].tolist(), gap_end[long].tolist(), strict=True):
-        step = int(np.searchsorted(found.steps.host_start_ns, a, "right")) - 1
-        if step < 0:
-            continue
-        before = events[s.ts_ns[events] < a]
-        after = events[s.ts_ns[events] >= b]
-        pauses.append(
-            Pause(
-                step,
-                a,
-                b - a,
-                trace.strings[s.name[before[-1]]] if len(before) else "",
-                trace.strings[s.name[after[0]]] if len(after) else "",
-                _frame(trace, a, b),
-            )
+    gaps = gap_start[long], gap_end[long]
+    step = np.searchsorted(found.steps.host_start_ns, gaps[0], "right") - 1
+    # (a gap lies between two events)
+    before = events[np.searchsorted(s.ts_ns[events], gaps[0], "left") - 1]
+    after = events[np.searchsorted(s.ts_ns[events], gaps[1], "left")]
+    frames = trace.rows(Kind.PYTHON)
+    pauses = [
+        Pause(k, a, b - a, trace.strings[i], trace.strings[j], _frame(trace, frames, (a, b)))
+        for k, a, b, i, j in zip(
+            *(x.tolist() for x in (step, *gaps, s.name[before], s.name[after])), strict=True
         )
-    return (gap_start[long], gap_end[long]), tuple(pauses)
+        if k >= 0
+    ]
+    return gaps, tuple(pauses)
 
 
-def _frame(trace: Trace, start_ns: int, end_ns: int) -> str:
-    """The shortest Python frame that is open over the middle nine tenths of a span; "" if none."""
-    s = trace.slices
-    margin = (end_ns - start_ns) // 20
-    open_ = (s.kind == Kind.PYTHON) & (s.ts_ns <= start_ns + margin) & (s.end_ns >= end_ns - margin)
-    rows = np.flatnonzero(open_)
+def _frame(trace: Trace, frames: Int64s, gap: tuple[int, int]) -> str:
+    """The shortest of some Python frames that is open over the middle nine tenths of a gap."""
+    s, margin = trace.slices, (gap[1] - gap[0]) // 20
+    rows = frames[: np.searchsorted(s.ts_ns[frames], gap[0] + margin, "right")]
+    rows = rows[s.ts_ns[rows] + s.dur_ns[rows] >= gap[1] - margin]
     return trace.strings[s.name[rows[s.dur_ns[rows].argmin()]]] if len(rows) else ""
 
 
