@@ -319,10 +319,10 @@ def _order(work: GpuWork, found: StepMap) -> tuple[Int64s, Int64s]:
     """First and last optimizer kernel, and last model kernel before it, of each step."""
     k = len(found.steps)
     optimizer_ns, model_ns = np.full((k, 2), -1, np.int64), np.full(k, -1, np.int64)
+    updates = _by_step(found, work.op == Op.OPTIMIZER)
+    models = _by_step(found, np.isin(work.op, (Op.GEMM, Op.ATTENTION)))
     for i in range(k):
-        mine = found.of_work == i
-        update = work.start_ns[mine & (work.op == Op.OPTIMIZER)]
-        model = work.start_ns[mine & np.isin(work.op, (Op.GEMM, Op.ATTENTION))]
+        update, model = work.start_ns[updates[i]], work.start_ns[models[i]]
         if len(update):
             # a foreach kernel may run before the model (zeroing gradients): the optimizer is
             # what runs after the last matrix product
@@ -333,6 +333,14 @@ def _order(work: GpuWork, found: StepMap) -> tuple[Int64s, Int64s]:
         if len(model):
             model_ns[i] = model[-1]
     return optimizer_ns, model_ns
+
+
+def _by_step(found: StepMap, on: Bools) -> list[Int64s]:
+    """Some rows of the GPU work of each step, ascending."""
+    rows = np.flatnonzero(on & (found.of_work >= 0))
+    step = found.of_work[rows]
+    order = np.argsort(step, kind="stable")
+    return np.split(rows[order], np.searchsorted(step[order], np.arange(1, len(found.steps))))
 
 
 def _recomputation(trace: Trace) -> tuple[int, int]:
