@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 from tracelens.analysis import RankAnalysis
 from tracelens.host import Cause, Host
 from tracelens.ingest import open_trace
+from tracelens.links import link
+from tracelens.peculiar import find_peculiar
 from tracelens.pipeline import analyze_rank
+from tracelens.steps import find_steps
 from tracelens.thresholds import PAUSE_NS, STALL_NS
 
 LOADER = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
@@ -290,3 +294,20 @@ def test_causes_add_up_to_idle_and_none_is_negative(
     assert rank.host.idle_ns.sum(axis=1).tolist() == rank.breakdown.idle.tolist()
     assert (rank.host.idle_ns >= 0).all()
     assert np.array_equal(rank.host.stalls > 0, rank.host.stall_ns > 0)
+
+
+def test_a_range_of_its_own_in_each_step_makes_no_large_table(tmp_path: Path) -> None:
+    """2,000 names in 2,000 steps: as many pairs as events, and not four million."""
+    b = TraceBuilder()
+    for k in range(2000):
+        b.step(k, 100 * k, 99).annotation(f"batch {k}", ts=100 * k + 1, dur=90)
+        b.launch(k + 1, ts=100 * k + 2).kernel("gemm", 100 * k + 5, 50, corr=k + 1)
+    b.annotation("evaluation", ts=100_020, dur=5000)
+    trace = open_trace(b.write(tmp_path / "rank0.json"))
+    steps = find_steps(trace, link(trace)).steps
+    tracemalloc.start()
+    found = find_peculiar(trace, steps, steps.complete)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [p.name for p in found] == ["evaluation"]
+    assert peak < 8_000_000

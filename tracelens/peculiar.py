@@ -42,18 +42,23 @@ def find_peculiar(trace: Trace, steps: Steps, whole: Bools) -> tuple[Peculiar, .
     step = np.searchsorted(steps.start_ns, s.ts_ns[rows], "right") - 1
     inside = (step >= 0) & (s.ts_ns[rows] < steps.end_ns[np.maximum(step, 0)])
     rows, step = rows[inside], step[inside]
-    names, code = np.unique(s.name[rows], return_inverse=True)
-    key, size = step * len(names) + code, len(steps) * len(names)
-    count = np.bincount(key, minlength=size).reshape(len(steps), -1)
-    spent = np.bincount(key, s.dur_ns[rows], minlength=size).reshape(len(steps), -1)
-    excess = spent[whole].max(axis=0) - np.median(spent[whole], axis=0)
-    order = np.argsort(-excess, kind="stable")
-    chosen = [i for i in order.tolist() if excess[i] >= PECULIAR_NS]
-    told = [(trace.strings[names[i]], i) for i in chosen]
-    return tuple(
-        Peculiar(name, count[:, i].astype(np.int64), spent[:, i].astype(np.int64))
-        for name, i in [t for t in told if not _NUMBERED.search(t[0])][:PECULIAR_NAMES]
-    )
+    # (a table of all names in all steps would be large: every step may have a range of its own)
+    name, k = s.name[rows].astype(np.int64), len(steps)
+    pairs, index = np.unique(name * k + step, return_inverse=True)
+    count = np.bincount(index, minlength=len(pairs))
+    spent = np.bincount(index, s.dur_ns[rows], minlength=len(pairs)).astype(np.int64)
+    found: list[tuple[float, Peculiar]] = []
+    long = (spent >= PECULIAR_NS) & whole[pairs % k]
+    for code in np.unique(pairs[long] // k).tolist():
+        if _NUMBERED.search(trace.strings[code]):
+            continue
+        mine = slice(*np.searchsorted(pairs, (code * k, (code + 1) * k)).tolist())
+        columns = np.zeros((2, k), np.int64)
+        columns[:, pairs[mine] % k] = count[mine], spent[mine]
+        excess = float(columns[1][whole].max() - np.median(columns[1][whole]))
+        if excess >= PECULIAR_NS:
+            found.append((excess, Peculiar(trace.strings[code], columns[0], columns[1])))
+    return tuple(p for _, p in sorted(found, key=lambda f: -f[0])[:PECULIAR_NAMES])
 
 
 def operand_nelems(trace: Trace, steps: Steps) -> Int64s:
