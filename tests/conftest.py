@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
 
@@ -10,6 +12,9 @@ from hypothesis import settings
 settings.register_profile("tracelens", deadline=None, max_examples=100, derandomize=True)
 settings.load_profile("tracelens")
 
+
+#: Tests read files, and leave nothing in anybody's home; those of the cache have one of their own.
+os.environ["TRACELENS_CACHE"] = "off"
 
 #: Jobs that tests start; they import torch, which need not be there.
 collect_ignore = ["gloo_job.py", "plain_job.py"]

@@ -52,6 +52,7 @@ from tracelens.errors import UsageError
     metavar="run.db",
     help="Keep the run in this store. A run that is in it already is not read again.",
 )
+@options.no_cache
 def command(  # noqa: PLR0913 - an option each
     paths: tuple[str, ...],
     as_json: bool,

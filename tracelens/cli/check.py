@@ -41,6 +41,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     help="Setup that must have run, as in the report: zero_stage=3, overlap_comm=true.",
 )
 @options.as_json("the outcome")
+@options.no_cache
 def command(
     path: str,
     fail_on: str | None,

@@ -27,6 +27,7 @@ EXIT_LIMIT = 3
     metavar="FILE",
     help="Hold the change against what `whatif --json` or `tune --json` printed.",
 )
+@options.no_cache
 def command(
     before: str, after: str, as_json: bool, fail_if_slower: float | None, predicted: str | None
 ) -> None:

@@ -12,6 +12,7 @@ from tracelens.cli.reading import read_modelled
 @click.command("critical-path")
 @options.paths
 @options.as_json("the path")
+@options.no_cache
 def command(paths: tuple[str, ...], as_json: bool) -> None:
     """Where a step's length comes from.
 

@@ -16,6 +16,7 @@ from tracelens.errors import InputError
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @options.ds_config
+@options.no_cache
 def command(paths: tuple[str, ...], port: int, host: str, ds_config: str | None) -> None:
     """Look at recorded runs in a browser.
 

@@ -13,6 +13,7 @@ from tracelens.cli.reading import read
 @options.paths
 @options.as_json("it")
 @options.ds_config
+@options.no_cache
 def command(paths: tuple[str, ...], as_json: bool, ds_config: str | None) -> None:
     """Tell what the run keeps in GPU memory, and what other ZeRO stages would.
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from itertools import chain
 from typing import Any, TypeAlias
 
 import click
+
+#: `tracelens.ingest.cache.PLACE`, which would take too long to import here.
+CACHE = "TRACELENS_CACHE"
 
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -25,6 +29,20 @@ step_ms: Decorator = click.option(
     type=click.FloatRange(min=0, min_open=True),
     metavar="MS",
     help="Mean step without a profiler; by default the one in the run's manifest.",
+)
+
+
+def _no_cache(_: click.Context, __: click.Parameter, wanted: bool) -> None:
+    if wanted:  # workers inherit it
+        os.environ[CACHE] = "off"
+
+
+no_cache: Decorator = click.option(
+    "--no-cache",
+    is_flag=True,
+    expose_value=False,
+    callback=_no_cache,
+    help="Read every file anew, and keep no columns of it for the next time.",
 )
 
 

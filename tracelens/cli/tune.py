@@ -26,6 +26,7 @@ COMMENTED = ".hjson"
     help="Write the tuned ds_config; a new file, with comments if it ends in .hjson.",
 )
 @options.step_ms
+@options.no_cache
 def command(
     paths: tuple[str, ...],
     as_json: bool,

@@ -22,6 +22,7 @@ from tracelens.cli.reading import keep_prediction, read_modelled
 @options.as_json("the prediction")
 @options.ds_config
 @options.step_ms
+@options.no_cache
 def command(
     paths: tuple[str, ...],
     settings: tuple[str, ...],

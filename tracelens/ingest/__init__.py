@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from tracelens.errors import CorruptTrace, InputError, UnsupportedFormat
 from tracelens.ingest import kineto, nsys
 from tracelens.ingest.bounds import BOUNDS, Bounds
+from tracelens.ingest.cache import cached
 from tracelens.ingest.nsys.export import is_report
 from tracelens.ingest.source import Source
 from tracelens.remote import BEGINNING, as_path
@@ -143,6 +144,8 @@ def open_trace(
     bounds : Bounds, optional
         Where to stop a file that grows too large.
 
+    Large files are read once: their columns are cached (see `cache`).
+
     Raises
     ------
     UnsupportedFormat
@@ -153,7 +156,7 @@ def open_trace(
         If the file cannot be opened.
     """
     try:
-        return _open(path, progress, part, bounds)
+        return cached(path, part, lambda: _open(path, progress, part, bounds))
     except OSError as e:
         raise InputError(f"{os.fspath(path)}: {e.strerror or e}", hint="check the path") from e
 
