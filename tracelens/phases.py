@@ -169,7 +169,7 @@ def _timeline(
             later = optimizer_ns if last else marks
             at = int(np.searchsorted(later, done, "left"))
             limit = min(int(later[at]), stop) if at < len(later) else stop
-            late = reductions[(reductions >= done) & (reductions < limit)]
+            late = reductions[slice(*np.searchsorted(reductions, (done, limit)))]
             edge = int(late[-1]) + 1 if len(late) else done
             rows.append((int(passes.start_ns[p]), Phase.BACKWARD, i))
             rows.append((edge, Phase.STEP, i) if last else (edge, Phase.FORWARD, i + 1))

@@ -10,7 +10,7 @@ from tracelens.infer.result import CERTAIN, STRUCTURAL, WEAK, Inference
 from tracelens.infer.roles import Roles
 from tracelens.infer.zero import bucket_heads
 from tracelens.phases import Phase
-from tracelens.trace import Int64s
+from tracelens.trace import Int32s, Int64s
 
 
 def infer_bucket_size(facts: RankFacts, roles: Roles, stage: Inference) -> Inference:
@@ -53,11 +53,11 @@ def _bounds(facts: RankFacts, roles: Roles) -> tuple[int | None, int | None]:
     low: int | None = None
     high: int | None = None
     keys = np.stack([c.step[on], c.micro[on], c.group[on], c.dtype[on].astype(np.int32)], axis=1)
-    for key in np.unique(keys, axis=0):
-        mine: Int64s = c.in_nelems[on[(keys == key).all(axis=1)]]
+    weights = np.array(sorted(facts.weights) or [-1], np.int64)
+    for part in _alike(keys):
+        mine: Int64s = c.in_nelems[on[part]]
         # a parameter larger than the bucket is reduced alone and says nothing about it
         # (in two pieces where it straddles two ranks' partitions)
-        weights = np.array(sorted(facts.weights) or [-1], np.int64)
         several = ~np.isin(mine, weights)
         pieces = np.isin(mine[:-1] + mine[1:], weights)
         several[:-1] &= ~pieces
@@ -70,6 +70,13 @@ def _bounds(facts: RankFacts, roles: Roles) -> tuple[int | None, int | None]:
     if low is not None and high is not None and high <= low:
         return None, None  # padding or mixed buckets: no honest bound
     return low, high
+
+
+def _alike(keys: Int32s) -> list[Int64s]:
+    """Rows of equal keys, ascending, for each key."""
+    _, which = np.unique(keys, axis=0, return_inverse=True)
+    order = np.argsort(which.reshape(-1), kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(which.reshape(-1)[order])) + 1)
 
 
 def infer_contiguous(facts: RankFacts, roles: Roles, stage: Inference) -> Inference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,13 +70,18 @@ def _select(r: RankAnalysis, use: Bools, kinds: tuple[Op, ...], phases: tuple[Ph
 def _first_at(r: RankAnalysis, on: Bools) -> list[float]:
     """Where in each backward pass its first selected row is issued by the host."""
     c, p = r.comm, r.passes
-    shares = []
-    for step in np.unique(p.step[p.step >= 0]).tolist():
-        for micro, i in enumerate(np.flatnonzero(p.step == step).tolist()):
-            mine = c.host_ns[on & (c.step == step) & (c.micro == micro) & (c.host_ns >= 0)]
-            length = int(p.end_ns[i] - p.start_ns[i])
-            if len(mine) and length > 0:
-                shares.append(float(mine.min() - p.start_ns[i]) / length)
+    rows = np.flatnonzero(on & (c.host_ns >= 0))
+    first: dict[tuple[int, int], int] = {}
+    for row in rows[np.argsort(c.host_ns[rows], kind="stable")].tolist():
+        first.setdefault((int(c.step[row]), int(c.micro[row])), int(c.host_ns[row]))
+    shares, passes = [], Counter[int]()
+    for step, start, end in zip(
+        p.step.tolist(), p.start_ns.tolist(), p.end_ns.tolist(), strict=True
+    ):
+        issued = first.get((step, passes[step])) if step >= 0 else None
+        passes[step] += 1
+        if issued is not None and end > start:
+            shares.append((issued - start) / (end - start))
     return shares
 
 
