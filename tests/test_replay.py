@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builder import TraceBuilder
 
 from tracelens.api import analyze
 from tracelens.errors import InvariantError
@@ -220,3 +221,18 @@ def test_the_critical_path_has_no_gap(recorded: Model) -> None:
     assert all(a == b for a, b in edges)
     assert path.parts[-1].end_ns == max(x.finish for x in played)
     assert path.parts[0].start_ns == pytest.approx(min(x.begin for x in played))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "steps"), [((1, 2, 3), 3), ((3, 2, 1), 1), ((2, 3, 1), 2), ((1, 3, 5), 1)]
+)
+def test_steps_that_count_backwards_are_no_window(
+    numbers: tuple[int, ...], steps: int, tmp_path: Path
+) -> None:
+    """A window is steps that follow each other in number and in time."""
+    b = TraceBuilder()
+    for i, n in enumerate(numbers):
+        b.step(n, 100 * i, 90).cpu_op("aten::mm", ts=100 * i + 5, dur=9, ext=i + 1)
+        b.launch(i + 1).kernel("gemm", 100 * i + 20, 30, corr=i + 1, ext=i + 1)
+    model = load(analyze(b.write(tmp_path / "rank0.json")))
+    assert [p.n_steps for p in model.programs] == [steps]

@@ -187,14 +187,16 @@ def _steps(analysis: Analysis) -> tuple[dict[int, int], dict[int, int]]:
     common = set.intersection(
         *(set(r.steps.number[r.steps.complete].tolist()) for r in analysis.ranks)
     )
+    rows = {r.rank: {n: i for i, n in enumerate(r.steps.number.tolist())} for r in analysis.ranks}
     run: list[int] = []
     for n in sorted(common, reverse=True):
-        if (run and run[-1] != n + 1) or len(run) == REPLAY_STEPS:
+        # numbers may count backwards where something is wrong with the file
+        apart = run and any((run[-1] - n, v[run[-1]] - v[n]) != (1, 1) for v in rows.values())
+        if apart or len(run) == REPLAY_STEPS:
             break
         run.append(n)
     if not run:
         raise InputError("no step was recorded whole on all ranks", hint="record two steps or more")
-    rows = {r.rank: {n: i for i, n in enumerate(r.steps.number.tolist())} for r in analysis.ranks}
     return {k: v[run[-1]] for k, v in rows.items()}, {k: v[run[0]] for k, v in rows.items()}
 
 
