@@ -133,6 +133,11 @@ def _too_large(context: Context, seen: _Seen) -> Charge:
         ranks=tuple(v.rank for v in context.views),
         evidence=(
             *_as_it_is(context),
+            *(
+                (f"more would cost the host {spread(host)} a step, which it does not have",)
+                if host.max() > 0
+                else ()
+            ),
             *seen.evidence,
             *context.setup["reduce_bucket_size"].evidence,
             *(
@@ -141,11 +146,6 @@ def _too_large(context: Context, seen: _Seen) -> Charge:
                     "before the pass ends, so nothing can be overlapped",
                 )
                 if holds_all
-                else ()
-            ),
-            *(
-                (f"more of them would cost the host {spread(host)} a step, which it does not have",)
-                if host.max() > 0
                 else ()
             ),
         ),
