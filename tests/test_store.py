@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from pandas.testing import assert_frame_equal
 from test_report_case import EVIL, run_at
 
 import tracelens
+from tracelens.cli import main
 from tracelens.errors import StoreError, UsageError
 from tracelens.sqlite import RUN_DB
 from tracelens.store import StoredRun, cache_of
@@ -90,6 +92,19 @@ def test_from_any_folder(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     loaded = tracelens.analyze("../run.db")
     assert len(loaded.events(1)) == len(tracelens.analyze(run).events(1))
     assert len(tracelens.open_store("../run.db").get().open_rank(1).trace.slices)
+
+
+@pytest.mark.parametrize("more", [["--rank", "0"], ["--ds-config", "x.json"], ["--db", "y.db"]])
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_a_kept_run_takes_no_options_of_reading(
+    run: Path, tmp_path: Path, how: list[str], more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not silently: what is printed would not be what was asked for."""
+    monkeypatch.chdir(tmp_path)
+    tracelens.analyze(run, db="run.db")
+    done = CliRunner().invoke(main, ["analyze", "run.db", *how, *more])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "already read" in done.stderr
 
 
 def test_all_columns_of_tables_are_filled_by_something(samples: Path) -> None:

@@ -75,7 +75,8 @@ def command(  # noqa: PLR0913 - an option each
     for option, file in (("--html", html), ("--db", db)):
         if file is not None:
             _check_folder(option, file)
-    if as_json and html is None and len(paths) == 1 and stored_at(paths[0]):
+    plain = html is None and db is None and ds_config is None and not ranks
+    if as_json and plain and len(paths) == 1 and stored_at(paths[0]):
         print_json(read_report(paths[0]))
         return
     analysis = read(
