@@ -8,9 +8,9 @@ import numpy as np
 
 from tracelens.analysis import Analysis
 from tracelens.errors import CannotPredict
-from tracelens.replay.gradients import fill
 from tracelens.replay.model import Model
-from tracelens.replay.transforms.reduction import Setting
+from tracelens.replay.transforms.bucket_plan import Setting, explains
+from tracelens.thresholds.replay import MAX_FLAT_GATHERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,12 @@ class Configuration:
     def reduction(self, model: Model) -> Setting:
         """How gradients were reduced: the candidate whose buckets are the recorded ones.
 
+        The most likely one where no candidate's are; what is to be changed then refuses it.
+
         Raises
         ------
         CannotPredict
-            If no candidate's are.
+            If there is no candidate, or whether reductions overlap is open.
         """
         if self.overlap is None:
             raise CannotPredict(
@@ -48,8 +50,9 @@ class Configuration:
                 "the bucket size is unknown", hint="give the job's configuration: --ds-config"
             )
         for bucket in self.buckets:
-            if _explains(model, bucket):
-                return Setting(bucket, self.overlap)
+            setting = Setting(bucket, self.overlap)
+            if explains(model.ranks[0], setting):
+                return setting
         return Setting(self.buckets[0], self.overlap)
 
 
@@ -111,27 +114,8 @@ def _buckets(analysis: Analysis) -> tuple[int, ...]:
 DEFAULT_BUCKET = 500_000_000
 
 
-def _explains(model: Model, bucket: int) -> bool:
-    """Whether the flush rule makes the recorded reductions with this size."""
-    m = model.ranks[0]
-    g, p = m.host.gradients, m.program
-    if not len(g) or (g.nelems < 0).any():
-        return False
-    uid = p.uid[np.isin(p.uid, m.reductions)]
-    seen = np.cumsum([m.nelems.get(int(u), 0) for u in uid.tolist()])
-    passes = int(seen[-1] // g.nelems.sum()) if len(seen) and g.nelems.sum() else 0
-    if not passes:
-        return False
-    marks = np.cumsum([b.nelems for b in fill(g.nelems.tolist(), bucket)])
-    return bool(np.isin(marks[:-1], seen).mean() > 0.5) if len(marks) > 1 else True
-
-
 def _gathers_flat(model: Model) -> bool | None:
     """Whether each step gathers in a few collectives, not one a bucket; None without gathers."""
     m = model.ranks[0]
     count = len(m.gathers) / m.program.n_steps
     return count <= MAX_FLAT_GATHERS if count else None
-
-
-#: Parameter groups of an optimizer, each gathered at once; pieces of a bucket's size are more.
-MAX_FLAT_GATHERS = 8

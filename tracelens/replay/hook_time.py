@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tracelens.replay.coordinator import Fetched
 from tracelens.replay.gathering import Recorded
 from tracelens.replay.program import Program, host_ns
-from tracelens.thresholds.replay import FETCH_HOST_SHARES, FETCH_PRIOR_SPREAD
+from tracelens.thresholds.replay import BEHIND_LAUNCH_NS, FETCH_HOST_SHARES, FETCH_PRIOR_SPREAD
 from tracelens.trace import Bools, Int64s
 
 Floats = NDArray[np.float64]
@@ -83,7 +83,7 @@ def measure_spent(p: Program, recorded: Recorded) -> Spent:
     last, short = call_at.copy(), np.ones(len(call_at), np.int64)
     for x, at in zip(recorded.made, recorded.gather_at.tolist(), strict=True):
         if x.ahead:
-            last[x.call], short[x.call] = at, SHORT_NS
+            last[x.call], short[x.call] = at, BEHIND_LAUNCH_NS
     ends = last + 1  # behind the last row of each call, and behind waits that take no time
     for c, limit in enumerate(short.tolist()):
         while ends[c] < len(p) and rows[ends[c]] and spent[ends[c]] < limit:
@@ -96,10 +96,6 @@ def measure_spent(p: Program, recorded: Recorded) -> Spent:
         after=(total[ends] - total[call_at + 1] + tail).astype(float),
         rest=rest.astype(np.int64),
     )
-
-
-#: The rows that c10d issues behind a collective's launch follow within this time.
-SHORT_NS = 50_000
 
 
 def _flat(recorded: Recorded) -> tuple[list[Fetched], list[int], Bools]:

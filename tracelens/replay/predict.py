@@ -18,19 +18,16 @@ from tracelens.replay.zero3 import as_recorded, find_hooks, find_stage3, rebuild
 from tracelens.thresholds.replay import (
     FASTEST_HOST,
     HOST_DRIFT,
+    HOST_ROUNDS,
     LOW_REPLAY_ERROR,
     MAX_SLOWDOWN,
     NOISE_PCT,
     REPEAT_PCT,
+    ROUGH,
     SURE_REPLAY_ERROR,
     TRANSFER_DRIFT,
     UNTIMED_HOST,
 )
-
-#: Change of the steps' length at which the passes for a band end.
-ROUGH = 2e-3
-#: Halvings in the search for the host's speed: to 0.5 / 2 ** 7 = 0.4 %.
-HOST_ROUNDS = 7
 
 if TYPE_CHECKING:
     from tracelens.analysis import Analysis

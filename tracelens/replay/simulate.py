@@ -20,15 +20,11 @@ from tracelens.intervals import clip_lengths
 from tracelens.replay.graph import find_graph
 from tracelens.replay.passes import Pass, Rank
 from tracelens.replay.program import Act, Program
+from tracelens.thresholds.replay import PASSES, ROUNDS, SETTLED
 from tracelens.trace import Int64s
 
 #: `Played.cause` of work that its launch delayed.
 HOST = -1
-#: Passes at most, and the change of the steps' length, relative, at which they end.
-PASSES = 12
-SETTLED = 2e-4
-#: A slowdown of at most 0.4 leaves 0.4 ** 5 = 1 % of the first guess' error.
-ROUNDS = 5
 
 Floats = NDArray[np.float64]
 

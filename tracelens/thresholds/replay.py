@@ -121,3 +121,42 @@ ZeRO-3 that does nothing took without a profiler scattered by 13 % over four rec
 UNTIMED_HOST: Final = 0.75
 """How fast a host may be without the profiler, as a factor of its recorded time: 0.73 at the least
 on recorded ZeRO-3 runs (replay fitted to un-profiled steps)."""
+
+PASSES: Final = 12
+"""Passes of a simulation at most. Recorded runs need 2 or 3; where collectives wait for room beside
+kernels up to 12, in which the step still moves by a thousandth (s_shm_z3, prefetch 5e7)."""
+
+SETTLED: Final = 2e-4
+"""Change of the steps' length, relative, at which passes end: replays miss 0.04 to 0.4 %."""
+
+ROUGH: Final = 2e-3
+"""The same for the ends of a band, which is wider than ten times that."""
+
+ROUNDS: Final = 5
+"""Rounds for how long transfers last beside kernels: a slowdown of at most 0.4 (`MAX_SLOWDOWN`)
+leaves 0.4 ** 5 = 1 % of the first guess' error."""
+
+HOST_ROUNDS: Final = 7
+"""Halvings in the search for the host's speed: to 0.5 / 2 ** 7 = 0.4 %, less than hosts scatter."""
+
+SYNC_NS: Final = 12_000
+"""Host time of a device synchronisation once the device is done: median of recorded ones."""
+
+SMALL_SHARE: Final = 1e-3
+"""Share of all elements that biases and norms of a layer are, at most: 13 vectors of the hidden
+size beside 12 of its squares in a layer of GPT-2, from a hidden size of 1,100 on."""
+
+MAX_FLAT_GATHERS: Final = 8
+"""Parameter groups of an optimizer, each gathered at once, at most: with and without weight decay
+are two, experts add some. Pieces of a bucket's size are more. Judged."""
+
+BEHIND_LAUNCH_NS: Final = 50_000
+"""What c10d issues behind a collective's launch follows within this time: 2 to 5 us on recorded
+runs with a profiler, where the module's own beginning takes 80 to 300."""
+
+BEFORE_LAUNCH: Final = 0.6
+"""Part of a gather's host time that is spent before it is launched: mean of recorded calls."""
+
+LARGE_NELEMS: Final = 1_000_000
+"""Copies from this size on take as long as their bytes do, whatever a launch takes: 2 MB in 16 bits
+are no longer small beside what a launch takes the GPU. Judged."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -14,11 +14,8 @@ from tracelens.replay.gradients import Bucket, fill
 from tracelens.replay.model import RankModel
 from tracelens.replay.program import Act, Program
 from tracelens.thresholds import BUCKET_HOST_NS
-from tracelens.thresholds.replay import GRADIENT_HOST_NS, HELD_NS, MIN_PLAIN_HOOKS
+from tracelens.thresholds.replay import GRADIENT_HOST_NS, HELD_NS, MIN_PLAIN_HOOKS, SMALL_SHARE
 from tracelens.trace import Bools, Int64s
-
-#: Share of all elements that biases and norms of a layer are, at most.
-SMALL_SHARE = 1e-3
 
 SHAPES = "record operand sizes: record_shapes=True"
 
@@ -83,31 +80,71 @@ def make_plan(m: RankModel, now: Setting, then: Setting) -> Plan:
     heads = np.flatnonzero(np.isin(p.uid, m.reductions))
     if not len(heads):
         raise CannotPredict("no gradient was reduced in the steps that were recorded")
+    if not explains(m, now):
+        raise CannotPredict(
+            f"the recorded buckets are not those of reduce_bucket_size {now.bucket:,}",
+            hint="experts, tied or frozen parameters reduce in buckets of their own",
+        )
+    passes: list[tuple[int, int, tuple[Bucket, ...]]] = []
+    counts: dict[int, int] = {}
+    for x in _reducing(m, now):
+        sizes = g.nelems[x.first : x.stop].tolist() if then.overlap else x.sizes
+        made = fill(sizes, then.bucket)
+        if x.behind and not then.overlap:
+            made = tuple(replace(b, at=x.stop - x.first) for b in made)
+        passes.append((x.first, x.stop, made))
+        counts |= {x.first + b.at: len(b.members) for b in fill(x.sizes, now.bucket)}
+    return Plan(_old(m, now, heads), tuple(passes), now, counts)
+
+
+def explains(m: RankModel, setting: Setting) -> bool:
+    """Whether the flush rule makes a rank's recorded reductions with a setting, in every pass."""
+    g = m.host.gradients
+    if not len(g) or (g.nelems < 0).any():
+        return False
+    found = [
+        _same(
+            x.seen,
+            [b.nelems for b in fill(x.sizes, setting.bucket)],
+            SMALL_SHARE if x.behind else 0.0,
+        )
+        for x in _reducing(m, setting)
+    ]
+    return bool(found) and all(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A backward pass that reduces: its gradients in the order in which they fill buckets.
+
+    `first`, `stop`: of its gradients; `sizes` of each and `seen` of the reductions, elements;
+    `behind`: whether all of them are reduced behind the pass.
+    """
+
+    first: int
+    stop: int
+    sizes: list[int]
+    seen: list[int]
+    behind: bool
+
+
+def _reducing(m: RankModel, now: Setting) -> Iterator[_Pass]:
+    """The passes that reduce; micro-steps that do not are left out."""
+    g, p = m.host.gradients, m.program
+    heads = np.flatnonzero(np.isin(p.uid, m.reductions))
     hook_at = positions(p, m.host.uid)
-    passes, recorded = [], []
     for first, stop in backward_passes(p, hook_at):
         limit = hook_at[stop] if stop < len(g) else len(p)
         mine = heads[(heads >= hook_at[first]) & (heads < limit)]
         if not len(mine):
-            continue  # a micro-step that does not reduce
+            continue
         sizes = g.nelems[first:stop].tolist()
-        seen = [m.nelems[int(u)] for u in p.uid[mine].tolist()]
-        after = bool((p.hook[mine] < 0).all()) and not now.overlap
-        if after:  # stage 1 reduces its parameters in their own order, behind the pass: that of a
+        behind = bool((p.hook[mine] < 0).all()) and not now.overlap
+        if behind:  # stage 1 reduces its parameters in their own order, behind the pass: that of a
             # layer's small ones is not the reverse of the hooks'
             sizes = sizes[::-1]
-        recorded.append((first, stop, fill(sizes, now.bucket)))
-        if not _same(seen, [b.nelems for b in recorded[-1][2]], SMALL_SHARE if after else 0.0):
-            raise CannotPredict(
-                f"the recorded buckets are not those of reduce_bucket_size {now.bucket:,}",
-                hint="experts, tied or frozen parameters reduce in buckets of their own",
-            )
-        made = fill(g.nelems[first:stop].tolist() if then.overlap else sizes, then.bucket)
-        if after and not then.overlap:
-            made = tuple(replace(b, at=stop - first) for b in made)
-        passes.append((first, stop, made))
-    counts = {first + b.at: len(b.members) for first, _, made in recorded for b in made}
-    return Plan(_old(m, now, heads), tuple(passes), now, counts)
+        seen = [m.nelems[int(u)] for u in p.uid[mine].tolist()]
+        yield _Pass(first, stop, sizes, seen, behind)
 
 
 def positions(p: Program, uid: Int64s) -> Int64s:

@@ -21,10 +21,8 @@ from tracelens.replay.model import RankModel
 from tracelens.replay.program import Act
 from tracelens.replay.transforms.bucket_plan import typical, usual
 from tracelens.replay.transforms.writing import Writer
+from tracelens.thresholds.replay import BEFORE_LAUNCH
 from tracelens.trace import Int64s
-
-#: Part of a gather's host time that is spent before it is launched (mean of recorded calls).
-BEFORE_LAUNCH = 0.6
 
 
 class Fetching:

@@ -30,15 +30,13 @@ from tracelens.replay.transforms.bucket_plan import (
     typical,
     with_host_time,
 )
+from tracelens.thresholds.replay import SYNC_NS
 from tracelens.trace import Bools, Int64s
 
 __all__ = ["Setting", "reduce_with", "reducing_rows"]
 
 New: TypeAlias = "tuple[int, dict[str, object]]"
 """A new row and the position that it goes before."""
-
-#: Host time of a device synchronisation once the device is done (median of recorded ones), ns.
-SYNC_NS = 12_000
 
 
 def reduce_with(model: Model, now: Setting, then: Setting) -> Model:

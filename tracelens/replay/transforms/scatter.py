@@ -31,6 +31,7 @@ from tracelens.replay.transforms.bucket_plan import (
     usual,
 )
 from tracelens.replay.transforms.writing import Writer
+from tracelens.thresholds.replay import LARGE_NELEMS
 from tracelens.trace import Bools, Int64s
 
 
@@ -186,10 +187,6 @@ def _flushed(r: Reduced) -> dict[int, int]:
         for b in made
         if first + b.at < stop
     }
-
-
-#: Copies from this size on take as long as their bytes do, whatever a launch takes.
-LARGE_NELEMS = 1_000_000
 
 
 class Scattering:
