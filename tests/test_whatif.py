@@ -154,8 +154,8 @@ def test_more_ranks_move_more(slow: Predictor) -> None:
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"stage": 3}, "stage 1 or 2 to 3"),
-        ({"stage": 0}, "stage 1 or 2 to 0"),
+        ({"stage": 3}, "gathering parameters in the forward"),
+        ({"stage": 0}, "step on all parameters on every rank"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused_with_what_to_record(
@@ -255,3 +255,10 @@ def test_configurations_of_one_model_predict_each_other(tmp_path: Path) -> None:
             if other != name:
                 ratio = source.predict(make_change(change)).ratio
                 assert ratio == pytest.approx(wanted / measured, rel=0.03), (name, other)
+
+
+@pytest.mark.parametrize("key", ["offload_optimizer", "zero_optimization.offload_param.device"])
+def test_what_no_recording_shows_is_refused_with_what_to_record(key: str) -> None:
+    with pytest.raises(CannotPredict, match="not in a run without") as e:
+        make_change({key: "cpu"})
+    assert "record a few steps" in (e.value.hint or "")

@@ -56,11 +56,22 @@ def _stage(now: Configuration, change: Change, notes: list[str]) -> None:
             return
         if now.micro_steps == 1:
             return  # the accumulation that is asked for tells them apart
-    stages = " or ".join(map(str, now.stages)) or "unknown"
+    here = f"ZeRO-{' or '.join(map(str, now.stages))}" if now.stages else "no known ZeRO stage"
     raise CannotPredict(
-        f"stage {stages} to {then}: what the other stage runs is not in this recording",
-        hint=f"record a few steps with stage {then} and compare",
+        f"this recording is of {here}: it does not show {_RUNS.get(int(then), 'that stage')}",
+        hint=f"record a few steps with stage {then} and `tracelens compare`; `tracelens memory` "
+        "says what each stage takes",
     )
+
+
+_ONE_OR_TWO = "gathering all parameters behind the optimizer's step on a part of them"
+#: What a stage runs that those that it is not predicted from do not.
+_RUNS = {
+    0: "the optimizer's step on all parameters on every rank",
+    1: _ONE_OR_TWO,
+    2: _ONE_OR_TWO,
+    3: "gathering parameters in the forward and the backward pass",
+}
 
 
 def _dead_keys(now: Configuration, change: Change, notes: list[str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
-from tracelens.errors import UsageError
+from tracelens.errors import CannotPredict, UsageError
 
 Value: TypeAlias = "bool | int | float"
 
@@ -24,6 +24,39 @@ KEYS: Mapping[str, tuple[type, str]] = MappingProxyType(
         "gradient_accumulation_steps": (int, ""),
         "interconnect_speed": (float, "machine"),
         "world_size": (int, "machine"),
+    }
+)
+
+#: What the recording never shows, by the first part of a key: why, and what to record.
+OTHER_RUNS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "offload_optimizer": (
+            "what the CPU's optimizer and the copies to it take is not in a run without them, nor "
+            "the other way round",
+            "`tracelens memory` says what it frees on the GPU; for its time record a few steps "
+            "with it and `tracelens compare`",
+        ),
+        "offload_param": (
+            "what copying parameters from the CPU takes is not in a run without them, nor the "
+            "other way round",
+            "`tracelens memory` says what it frees on the GPU; for its time record a few steps "
+            "with it and `tracelens compare`",
+        ),
+        "activation_checkpointing": (
+            "recomputing runs kernels that are not in the recording",
+            "record a few steps with it and `tracelens compare`",
+        ),
+        "train_micro_batch_size_per_gpu": (
+            "another batch has other kernels",
+            "record a few steps with it and `tracelens compare`; or change "
+            "gradient_accumulation_steps, which repeats the recorded ones",
+        ),
+        "bf16": ("another precision has other kernels", "record a few steps with it"),
+        "fp16": ("another precision has other kernels", "record a few steps with it"),
+        "zero_hpz_partition_size": (
+            "gathers within a node are not in a run that gathers over all ranks",
+            "record a few steps with it and `tracelens compare`",
+        ),
     }
 )
 
@@ -61,6 +94,8 @@ def make_change(values: Mapping[str, object]) -> Change:
     ------
     UsageError
         If a key is unknown or a value is not of its type.
+    CannotPredict
+        If no recording of another setting of the key shows what it takes.
 
     Examples
     --------
@@ -70,6 +105,9 @@ def make_change(values: Mapping[str, object]) -> Change:
     found: dict[str, Value] = {}
     for name, value in values.items():
         key = name.removeprefix(SECTION)
+        apart = OTHER_RUNS.get(key.split(".")[0])
+        if apart is not None:
+            raise CannotPredict(f"{name}: {apart[0]}", hint=apart[1])
         if key not in KEYS:
             raise UsageError(
                 f"{name}: not a key that can be changed", hint=f"keys: {', '.join(KEYS)}"
@@ -85,7 +123,7 @@ def parse_change(settings: Sequence[str]) -> Change:
 
     Raises
     ------
-    UsageError
+    UsageError, CannotPredict
         As `make_change`; if a text has no ``=`` or a key comes twice.
     """
     values: dict[str, object] = {}

@@ -14,7 +14,7 @@ from tracelens.replay.footprint import changed as changed_setting
 from tracelens.replay.model import Model
 from tracelens.replay.simulate import Costs, Simulation
 from tracelens.replay.transforms.stage3 import Hooks, Stage3
-from tracelens.replay.zero3 import as_recorded, find_hooks, find_stage3, rebuilds
+from tracelens.replay.zero3 import as_recorded, find_hooks, find_stage3, rebuilds, staying_nelems
 from tracelens.thresholds.replay import (
     FASTEST_HOST,
     HOST_DRIFT,
@@ -194,10 +194,10 @@ class Predictor:
                 drift = _host_drift(changed, ran) / start.step_ns
                 low, high = self._band(change, start, (changed, ran), drift)
         confidence = self._confidence(change, changed is start.model, drift, notes)
-        memory = self._memory(change, notes)
+        memory = self._memory(change, start, notes)
         return Prediction(self.baseline, change, ratio, low, high, confidence, tuple(notes), memory)
 
-    def _memory(self, change: Change, notes: list[str]) -> float | None:
+    def _memory(self, change: Change, start: _Start, notes: list[str]) -> float | None:
         """By how much the peak of memory grows; a change that does not fit is noted."""
         known = self.model.memory
         if known is None:
@@ -205,7 +205,9 @@ class Predictor:
         overflow = known.overflow(change)
         if overflow is not None:
             notes.append(overflow)
-        return known.growth_bytes(changed_setting(known.setting, change))
+        stays = staying_nelems(start.hooks, change) if start.hooks else 0.0
+        more = stays * known.model.widths.parameter_bytes
+        return known.growth_bytes(changed_setting(known.setting, change)) + more
 
     def _start(self, change: Change) -> _Start:
         """What a change is applied to.

@@ -18,6 +18,7 @@ from tracelens.replay.coordinator import (
 from tracelens.replay.gathering import find_turns, gathers
 from tracelens.replay.model import Model
 from tracelens.replay.transforms.bucket_plan import Setting
+from tracelens.replay.transforms.persistence import persist
 from tracelens.replay.transforms.scatter import padded_buckets
 from tracelens.replay.transforms.stage3 import Hooks, Stage3, read_hooks, rewritten
 
@@ -69,10 +70,26 @@ def change_stage3(hooks: Hooks, change: Change) -> Model:
     Raises
     ------
     CannotPredict
-        As `rewritten`; if other parameters were to stay on every rank.
+        As `rewritten` and `persist`.
     """
-    then = _changed(hooks.model, hooks.now, change)
-    return hooks.model if _alike(hooks, then) else rewritten(hooks, then)
+    then = _changed(hooks.now, change)
+    if _alike(hooks, then):
+        return hooks.model
+    model = rewritten(hooks, then)
+    limits = hooks.now.fetch.param_persistence_threshold, then.fetch.param_persistence_threshold
+    sizes = hooks.recorded[0].turns[0].nelems
+    if any(min(limits) < n <= max(limits) for n in sizes):
+        model = persist(model, sizes, limits, hooks.world)
+    return model
+
+
+def staying_nelems(hooks: Hooks, change: Change) -> float:
+    """Elements of other ranks' parts that a change makes stay on each rank; 0 where fewer stay."""
+    now, then = (
+        s.fetch.param_persistence_threshold for s in (hooks.now, _changed(hooks.now, change))
+    )
+    more = sum(n for n in hooks.recorded[0].turns[0].nelems if now < n <= then)
+    return more * (1 - 1 / hooks.world)
 
 
 def _alike(hooks: Hooks, then: Stage3) -> bool:
@@ -85,30 +102,20 @@ def _alike(hooks: Hooks, then: Stage3) -> bool:
     return one == other and all(t.run(then.fetch) == e for t, e in runs)
 
 
-def _changed(model: Model, now: Stage3, change: Change) -> Stage3:
+def _changed(now: Stage3, change: Change) -> Stage3:
     fetch = {
         name: int(value)
         for name in ("prefetch_bucket_size", "max_live_parameters", "param_persistence_threshold")
         if (value := change.get(f"stage3_{name}")) is not None
     }
     bucket, overlap = change.get("reduce_bucket_size"), change.get("overlap_comm")
-    then = Stage3(
+    return Stage3(
         replace(now.fetch, **fetch),
         Setting(
             now.reduce.bucket if bucket is None else int(bucket),
             now.reduce.overlap if overlap is None else bool(overlap),
         ),
     )
-    limits = now.fetch.param_persistence_threshold, then.fetch.param_persistence_threshold
-    sizes = model.ranks[0].host.gradients.nelems
-    if ((sizes > min(limits)) & (sizes <= max(limits))).any():
-        raise CannotPredict(
-            "other parameters would stay on every rank with this "
-            "stage3_param_persistence_threshold: what gathering those after the optimizer takes is "
-            "not in this recording",
-            hint="record the other value and compare",
-        )
-    return then
 
 
 def find_stage3(model: Model, now: Configuration) -> Stage3:
