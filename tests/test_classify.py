@@ -18,7 +18,9 @@ from tracelens.classify import (
     is_compute,
     is_copy,
 )
+from tracelens.infer.kernels import gemm_names
 from tracelens.ingest import open_trace
+from tracelens.links import link
 
 KERNELS = {
     # NCCL since 2.19
@@ -175,3 +177,25 @@ def test_a_name_means_something_only_where_it_is_used(tmp_path: Path) -> None:
     assert as_kernel[code["gemm"]] == Op.GEMM
     assert as_copy[code["gemm"]] == as_kernel[code["aten::mm"]] == -1
     assert as_copy[code["Memcpy HtoD (Pinned -> Device)"]] == Op.COPY_H2D
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("nvjet_tst_128x256_64x4_2x1_v_bz_coopA_NTN", "bf16"),  # cuBLAS 12.8
+        ("nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN", "bf16"),  # and 13
+        ("nvjet_hsh_256x128_64x4_1x2_h_bz_coopA_NNT", "fp16"),
+        ("nvjet_sm100_hsh_256x128_64x4_1x2_h_bz_coopA_NNT", "fp16"),
+        ("nvjet_sss_tf32_128x256_TNT", "fp32"),
+        ("nvjet_sm90_sss_128x256_TNT", "fp32"),
+        ("nvjet_qqtst_128x256_TNT", None),
+        ("ampere_bf16_s16816gemm_bf16_128x128_ldg8_f2f_stages_32x5_tn", "bf16"),
+        ("ampere_sgemm_128x64_tn", "fp32"),
+    ],
+)
+def test_operand_types_in_the_names_of_matrix_kernels(
+    name: str, dtype: str | None, tmp_path: Path
+) -> None:
+    trace = open_trace(TraceBuilder().kernel(name, 0, 10).write(tmp_path / "t.json"))
+    told = gemm_names(trace, link(trace), np.ones(1, bool))
+    assert told == ({dtype: 10_000} if dtype else {})

@@ -16,12 +16,12 @@ _ATTENTION_FORWARD = re.compile(r"fprop|flash_fwd|fmha_cutlassF|fwd_kernel|attn_
 _ATTENTION_BACKWARD = re.compile(
     r"bprop|flash_bwd.*(?<!convert)kernel|fmha_cutlassB|bwd_kernel|attn_bwd", re.I
 )
-#: Operand types in the names of matrix kernels: cuBLAS (s16816gemm_bf16, h16816gemm, sgemm, nvjet's
+#: Operand types in the names of matrix kernels: cuBLAS (s16816gemm_bf16, h16816gemm, sgemm; nvjet's
 #: first letter), CUTLASS, hipBLASLt (BBS, HHS, SB) and Triton.
 _GEMM_TYPES = (
-    (re.compile(r"bf16|bfloat16|nvjet_sm\d+_t|_BB[SH]?_|_B8?B?S_BH", re.I), "bf16"),
-    (re.compile(r"h16816|h1688|h884|hgemm|_f16_|fp16|nvjet_sm\d+_h|_HH[SH]?_"), "fp16"),
-    (re.compile(r"sgemm|tf32|f32f32|s1688gemm|_SB_|nvjet_sm\d+_s"), "fp32"),
+    (re.compile(r"bf16|bfloat16|nvjet_(sm\d+_)?t|_BB[SH]?_|_B8?B?S_BH", re.I), "bf16"),
+    (re.compile(r"h16816|h1688|h884|hgemm|_f16_|fp16|nvjet_(sm\d+_)?h|_HH[SH]?_"), "fp16"),
+    (re.compile(r"sgemm|tf32|f32f32|s1688gemm|_SB_|nvjet_(sm\d+_)?s(?!m\d)"), "fp32"),
 )
 _LOSS = re.compile(r"nll_loss\w*forward|cross_entropy\w*(fwd|forward)", re.I)
 _TYPES = (
