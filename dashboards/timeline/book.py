@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from tracelens.api import Analysis
 
@@ -45,6 +45,10 @@ class Run(Protocol):
     @property
     def jobs(self) -> Jobs:
         """Where the reading is done."""
+
+
+Find: TypeAlias = "Callable[[str | None], Run | None]"
+"""Gives the run of an id (of none: the first); None where it is not there, or not read yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from flask import Blueprint, Flask, Response
 from werkzeug.exceptions import BadRequest, Conflict
 
 if TYPE_CHECKING:
-    from .book import Run
+    from .book import Find
 
 #: No page of the dashboard begins with an underscore.
 PREFIX: Final = "/_timeline"
@@ -17,9 +16,6 @@ ROUTES: Final = {
     **dict.fromkeys(("meta", "view", "event", "pixel", "stats", "find", "export"), "GET"),
     "cancel": "POST",  # another site's link must not stop anything: see `guard`
 }
-
-Find: TypeAlias = "Callable[[str | None], Run | None]"
-"""Gives the run of an id (of none: the first); None where it is not there, or not read yet."""
 
 
 def mount(server: Flask, find: Find) -> None:

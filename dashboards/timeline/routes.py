@@ -16,12 +16,11 @@ from werkzeug.exceptions import BadRequest, Conflict
 from tracelens.units import NS_PER_MS
 
 from . import details, export, params, search, selection, wire
-from .book import Run, known, rank_job, understood
+from .book import Find, Run, known, rank_job, understood
 from .classes import CLASSES
 from .details import Frame
 from .lanes import Lane, RankLanes
 from .lod import Row, draw
-from .mount import Find
 
 
 @dataclass(frozen=True, slots=True)
