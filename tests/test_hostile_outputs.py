@@ -8,21 +8,27 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import re
 import resource
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import fuzzing
 import pytest
 import zstandard
 from builder import BACKWARD_TID, TraceBuilder
 from click.testing import CliRunner, Result
+from dash_case import open_runs
+from test_dashboard_server import ask
 from test_hard_runs import rank_of, run
 from test_hostile import NAMES, harmless, hostile
 
 import tracelens
+from dashboards.app import create_app
+from dashboards.pages import PAGES
 from tracelens.cli import main
 from tracelens.errors import StoreError
 from tracelens.ingest import open_trace
@@ -30,6 +36,7 @@ from tracelens.links import comm_spans
 from tracelens.operands import first_nelems
 from tracelens.pipeline import look
 from tracelens.replay.gradients import find_gradients
+from tracelens.report.figures import overlap_figure, step_breakdown_figure
 from tracelens.store import Store, codec
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -142,6 +149,42 @@ def test_a_tuned_config_holds_values_only(renamed: Path, tmp_path: Path) -> None
         assert harmless(done.stdout + done.stderr)
         if (tmp_path / name).exists():
             assert harmless((tmp_path / name).read_text(encoding="utf-8"))
+
+
+# ----------------------------------------------------------------------------------- pages
+#: What plotly itself is asked to draw; it would make a link of an ``<a>``.
+DRAWN = {"b", "br", "extra", "i"}
+
+
+def figures_in(told: object) -> Iterator[dict[str, Any]]:
+    """Plotly's figures anywhere within JSON."""
+    if isinstance(told, dict):
+        if {"data", "layout"} <= set(told):
+            yield told
+        for value in told.values():
+            yield from figures_in(value)
+    elif isinstance(told, list):
+        for value in told:
+            yield from figures_in(value)
+
+
+def tags_in(figure: object) -> set[str]:
+    """Elements that its texts would become."""
+    return {m.lower() for m in re.findall(r"</?\s*([A-Za-z][\w-]*)", json.dumps(figure))}
+
+
+def test_names_in_charts(evil: Path) -> None:
+    """Names are escaped in every chart of every page and report, so in PNG files too."""
+    client = create_app(open_runs(evil)).server.test_client()
+    drawn = []
+    for page in PAGES:
+        drawn += figures_in(json.loads(ask(client, page.path, "?run=1")))
+    a = tracelens.analyze(evil)
+    drawn += [f.to_dict() for f in (step_breakdown_figure(a), overlap_figure(a))]
+    assert len(drawn) > 5
+    found = set().union(*(tags_in(json.loads(json.dumps(f, default=str))) for f in drawn))
+    assert found <= DRAWN
+    assert tags_in({"text": f"{NAMES[2]} {NAMES[4]}"}) >= {"script", "img", "a"}
 
 
 # ----------------------------------------------------------------------------------- sizes
