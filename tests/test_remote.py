@@ -256,3 +256,10 @@ def test_a_run_on_disk_needs_no_fsspec(local: Path) -> None:
         f"tracelens.analyze({os.fspath(local)!r})"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_size_that_nobody_tells_is_an_error(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = fsspec.filesystem("memory")
+    monkeypatch.setattr(type(fs), "size", lambda *_: None)
+    with pytest.raises(InputError, match="does not say how large"):
+        open_trace(f"{memory}/rank0.pt.trace.json")
