@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builder import TraceBuilder
 
-from tracelens.api import analyze
+from tracelens.api import analyze, modelled
 from tracelens.errors import InvariantError
 from tracelens.replay.critical import (
     COMPUTE,
@@ -236,3 +236,22 @@ def test_steps_that_count_backwards_are_no_window(
         b.launch(i + 1).kernel("gemm", 100 * i + 20, 30, corr=i + 1, ext=i + 1)
     model = load(analyze(b.write(tmp_path / "rank0.json")))
     assert [p.n_steps for p in model.programs] == [steps]
+
+
+def test_a_small_run_is_read_once_for_its_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracelens import pipeline
+
+    read: list[Path] = []
+    plain = pipeline.open_trace
+
+    def counted(path: Path, *args: object, **more: object) -> object:
+        read.append(path)
+        return plain(path, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "open_trace", counted)
+    run = REPO / "sample_traces" / "zero2_slow_fabric"
+    _, model = modelled(run)
+    assert len(read) == len(set(read)) == len(model.ranks)
+    apart = load(analyze(run))
+    assert len(read) == 3 * len(model.ranks)
+    assert model.replay().step_ns == apart.replay().step_ns
