@@ -9,6 +9,8 @@ from urllib.parse import parse_qsl, urlencode
 
 #: What moves along from page to page.
 SHARED = ("run", "rank", "step")
+#: Before the name of a setting that the What-if page is to change.
+SET = "set."
 #: Longest value of a parameter that is taken.
 _LONGEST = 200
 

@@ -185,6 +185,18 @@ def test_a_change_is_predicted_and_the_url_keeps_it(driver: Any, address: str) -
     assert "With overlap_comm = false" in see(driver, driver.current_url, "confidence")
 
 
+def test_a_remedy_leads_to_its_prediction(driver: Any, address: str) -> None:
+    """Without a prediction of its own asked for: the link's settings are set and predicted."""
+    see(driver, f"{address}/?run=1", "What slows the step")
+    link = "a[href*='set.reduce_bucket_size=']"
+    href = until(driver, lambda: driver.find_elements("css selector", link), "no link")[0]
+    assert href.get_attribute("textContent") == "Predict it →"
+    see(driver, href.get_attribute("href"), "predicted")
+    # a run of another setup has no such remedy
+    see(driver, f"{address}/?run=2", "What slows the step")
+    assert not driver.find_elements("css selector", link)
+
+
 def test_better_settings_are_searched_and_saved(driver: Any, address: str, tmp_path: Path) -> None:
     allowed = {"behavior": "allow", "downloadPath": str(tmp_path)}
     driver.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)

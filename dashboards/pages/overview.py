@@ -8,12 +8,13 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import MATCH, Dash, Input, Output, State, html, no_update
 
+from tracelens.replay.change import settings_of
 from tracelens.report.palette import PARTS
 from tracelens.report.text import clean, duration, percent, plural, ranges
 from tracelens.units import NS_PER_MS
 
 from .. import places, ui
-from ..query import Query
+from ..query import SET, Query
 from ..source import Document, RunView, Source
 
 #: How the sentence of the verdict begins that names the largest cause.
@@ -205,6 +206,7 @@ def _told(view: RunView, query: Query, finding: dict[str, Any]) -> list[Any]:
     if finding["config"]:
         text = "\n".join(f"{clean(k)}: {json.dumps(v)}" for k, v in finding["config"].items())
         parts.append(html.Pre(text, className="config"))
+        parts += _predict(view, query, finding["config"])
     parts += _proof(view, query, finding)
     row = _show_me(view, query, finding)
     seen = [f"rank {ranges(finding['ranks'])}"] if finding["ranks"] else []
@@ -212,6 +214,15 @@ def _told(view: RunView, query: Query, finding: dict[str, Any]) -> list[Any]:
     row.append(dmc.Text(", ".join([*seen, finding["id"]]), size="xs", c="dimmed"))
     parts.append(dmc.Group(row, justify="space-between", mt="xs"))
     return parts
+
+
+def _predict(view: RunView, query: Query, config: dict[str, Any]) -> list[Any]:
+    """A link to what the replay gives with a remedy's settings, where it can tell."""
+    settings = settings_of(config)
+    if not settings or view.document["setup"]["framework"]["value"] != "deepspeed":
+        return []
+    where = query.link("/whatif", run=view.id, **{SET + k: v for k, v in settings.items()})
+    return [dmc.Anchor("Predict it →", href=where, size="sm", fw=600)]
 
 
 def _proof(view: RunView, query: Query, finding: dict[str, Any]) -> list[Any]:

@@ -9,11 +9,9 @@ import dash_mantine_components as dmc
 from dash import ALL, Dash, Input, Output, State, ctx, html, no_update
 
 from .. import ui
-from ..query import Query
+from ..query import SET, Query
 from ..source import Document, RunView, Source
 
-#: Before a knob's name in the URL.
-_SET = "set."
 #: The knobs: key, words, what the setup calls it, and the values to choose from; without values a
 #: number is typed.
 _KNOBS: tuple[tuple[str, str, str | None, tuple[str, ...]], ...] = (
@@ -81,10 +79,10 @@ def register(app: Dash, _source: Source) -> None:
         if button == "tune":
             return query.search(tune=1)
         names = [s["id"]["name"] for s in ctx.states_list[0]]
-        cleared: dict[str, object] = {k: None for k in query.values if k.startswith(_SET)}
+        cleared: dict[str, object] = {k: None for k in query.values if k.startswith(SET)}
         if button == "clear":
             return query.search(**cleared, tune=None)
-        wanted = {_SET + n: _text(n, v) for n, v in zip(names, values, strict=True)}
+        wanted = {SET + n: _text(n, v) for n, v in zip(names, values, strict=True)}
         return query.search(**cleared | wanted)
 
     @app.callback(
@@ -107,7 +105,7 @@ def _text(name: str, value: Any) -> str | None:
 
 
 def _change(query: Query) -> dict[str, str]:
-    return {k.removeprefix(_SET): v for k, v in sorted(query.values.items()) if k.startswith(_SET)}
+    return {k.removeprefix(SET): v for k, v in sorted(query.values.items()) if k.startswith(SET)}
 
 
 # ---------------------------------------------------------------------------------------- knobs

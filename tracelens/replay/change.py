@@ -60,8 +60,7 @@ OTHER_RUNS: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 
-#: What names of keys in findings and on the command line may begin with.
-SECTION = "zero_optimization."
+_SECTION = "zero_optimization."
 _POSITIVE = frozenset(
     {"reduce_bucket_size", "gradient_accumulation_steps", "interconnect_speed", "world_size"}
 )
@@ -104,7 +103,7 @@ def make_change(values: Mapping[str, object]) -> Change:
     """
     found: dict[str, Value] = {}
     for name, value in values.items():
-        key = name.removeprefix(SECTION)
+        key = name.removeprefix(_SECTION)
         apart = OTHER_RUNS.get(key.split(".")[0])
         if apart is not None:
             raise CannotPredict(f"{name}: {apart[0]}", hint=apart[1])
@@ -157,3 +156,22 @@ def _typed(key: str, value: object) -> Value:
 
 
 _WANTED = {bool: "true or false", int: "a whole number, such as 5e7", float: "a number above 0"}
+
+
+def settings_of(config: Mapping[str, object] | None) -> dict[str, str]:
+    """A ds_config's keys as names and texts that `parse_change` takes; none if it would not.
+
+    Examples
+    --------
+    >>> settings_of({"zero_optimization.overlap_comm": True})
+    {'overlap_comm': 'true'}
+    >>> settings_of({"zero_optimization.offload_param": None})
+    {}
+    """
+    found: dict[str, str] = {}
+    for name, value in (config or {}).items():
+        key = name.removeprefix(_SECTION)
+        if key not in KEYS or not isinstance(value, (bool, int, float)):
+            return {}
+        found[key] = str(value).lower()
+    return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from tracelens.analysis import counted_steps
 from tracelens.host import Cause
-from tracelens.replay.change import KEYS, SECTION
+from tracelens.replay.change import settings_of
 from tracelens.report.text import clean, duration, listing, percent, plural, ranges
 from tracelens.thresholds import HIGH_SHARE
 from tracelens.units import NS_PER_MS, format_ns
@@ -106,15 +106,11 @@ def _row(analysis: Analysis, f: Finding) -> CauseRow:
 
 def _predict(analysis: Analysis, f: Finding) -> str:
     framework = analysis.setup.get("framework")
-    if not f.config or framework is None or framework.value != "deepspeed":
+    if framework is None or framework.value != "deepspeed":
         return ""
-    wanted = []
-    for name, value in f.config.items():
-        key = name.removeprefix(SECTION)
-        if key not in KEYS or not isinstance(value, (bool, int, float)):
-            return ""
-        wanted.append(f"--set {key}={json.dumps(value)}")
-    return f"tracelens whatif RUN {' '.join(wanted)}"
+    settings = settings_of(f.config)
+    wanted = " ".join(f"--set {key}={value}" for key, value in settings.items())
+    return f"tracelens whatif RUN {wanted}" if wanted else ""
 
 
 def info_text(row: CauseRow) -> str:
