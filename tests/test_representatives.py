@@ -99,6 +99,20 @@ def test_reports_show_them_and_say_why(analysis: tracelens.Analysis) -> None:
     assert set(told[0]) == {"rank", "stands_for", "why"}
 
 
+def test_equal_ranks_show_how_far_they_lie_apart(analysis: tracelens.Analysis) -> None:
+    found = many(analysis, {r: tuple(range(9)) for r in range(9)})
+    ranks = [
+        replace(r, breakdown=replace(r.breakdown, wall=r.breakdown.wall + np.int64(9 - r.rank)))
+        for r in found.ranks
+    ]
+    rows, text = shown_ranks(replace(found, ranks=tuple(ranks)))
+    assert [r.rank for r in rows] == [0, 2, 8]
+    assert text == (
+        "Shown are 3 of 9 ranks: 0 has the longest step; 2 is in the middle of all ranks; "
+        "8 has the shortest step."
+    )
+
+
 def test_few_ranks_are_all_shown(analysis: tracelens.Analysis) -> None:
     rows, text = shown_ranks(analysis)
     assert ([r.rank for r in rows], text) == ([0], "")

@@ -45,6 +45,8 @@ _SHARED_NOTE = "Another process used the GPU: lengths and bandwidths are not the
 
 #: More ranks than this are shown as the shortest, median and longest.
 MAX_RANKS = 8
+#: Fewer of many ranks would not show how far they lie apart.
+_LEAST_RANKS = 3
 #: Notes of one kind that are spelled out.
 MAX_NOTES = 5
 #: More rows (ranks times steps) than this are shown as one mean row a rank.
@@ -139,7 +141,8 @@ def step_rows(r: RankAnalysis) -> tuple[BreakdownRow, ...]:
 def shown_ranks(analysis: Analysis) -> tuple[tuple[BreakdownRow, ...], str]:
     """Mean rows of the ranks to show, and a sentence on which they are if that is not all.
 
-    Those are representatives: of each position while there are few, then the oddest ranks.
+    Those are representatives: of each position while there are few, then the oddest ranks; where
+    these are hardly any, the shortest and the longest step too.
     """
     rows = rank_rows(analysis)
     if len(rows) <= MAX_RANKS:
@@ -147,15 +150,17 @@ def shown_ranks(analysis: Analysis) -> tuple[tuple[BreakdownRow, ...], str]:
     chosen = representatives(analysis.ranks)
     odd = [c for c in chosen if not c.stands_for][: MAX_RANKS // 2]
     usual = [c for c in chosen if c.stands_for][: MAX_RANKS - len(odd)]
-    shown = sorted((*usual, *odd), key=lambda c: c.rank)
-    by_rank = {r.rank: r for r in rows}
-    why = "; ".join(
-        f"{c.rank} is {c.why}" if c.stands_for else f"{c.rank} has {c.why}" for c in shown
-    )
-    more = len(chosen) - len(shown)
+    why = {c.rank: f"{'is' if c.stands_for else 'has'} {c.why}" for c in (*usual, *odd)}
+    if len(why) < _LEAST_RANKS:
+        order = sorted(rows, key=lambda r: (r.wall, r.rank or 0))
+        for row, words in ((order[0], "shortest"), (order[-1], "longest")):
+            why.setdefault(int(row.rank or 0), f"has the {words} step")
+    told = "; ".join(f"{rank} {words}" for rank, words in sorted(why.items()))
+    more = len(chosen) - len(usual) - len(odd)
     rest = f" ({more} more were chosen: `representatives` in JSON)" if more else ""
-    text = f"Shown are {len(shown)} of {len(rows)} ranks: {why}{rest}."
-    return tuple(by_rank[c.rank] for c in shown), text
+    by_rank = {r.rank: r for r in rows}
+    text = f"Shown are {len(why)} of {len(rows)} ranks: {told}{rest}."
+    return tuple(by_rank[rank] for rank in sorted(why)), text
 
 
 def note_lines(analysis: Analysis) -> list[str]:
