@@ -95,8 +95,8 @@ PRIOR_ADMISSION: Final = 0.9
 FETCH_HOST_SHARES: Final = (0.9, 1.5, 0.2, 0.7, 0.4, 0.3, 0.25)
 """Host time of what a hook of ZeRO-3 does, as shares of a hook's that does nothing: launching a
 gather of its own, one in advance, each parameter in it; waiting for one, unpacking each parameter;
-each parameter that was under way; each given up. Medians of 8 recorded runs (0.19.8, H200), whose
-own fits differ by a third."""
+each parameter that was under way; each given up. Rounded medians of 9 recorded runs (0.19.8, H200;
+own gathers: 3 of them, in advance: 6), whose own fits differ by a third."""
 
 FETCH_PRIOR_SPREAD: Final = 0.5
 """How far a run's own shares may be from those, relative, before its calls must show it."""
