@@ -1,8 +1,9 @@
 """How long `tracelens dashboard` takes to open: from the command to the verdict on the screen.
 
 Starts the command on each run or run.db that is given, in a fresh process, and notes, in seconds
-since the start: the address printed, the page answered, the verdict drawn in a headless Chromium
-(which is running already, with an empty cache), the first figure drawn. CPU is that of the command.
+since the start: the address printed, the page answered; and in a headless Chromium, which is
+running already, with an empty cache: the verdict drawn (the largest cause and where a step goes),
+the overview that can be used, its first figure. CPU is that of the command.
 Prints the best and the median of several starts as a Markdown table and, last, JSON.
 """
 
@@ -27,7 +28,7 @@ from timeline_latency import chromium
 
 #: Notes when a selector is first there and drawn: ms since 1970.
 WATCH = """
-const marks = {verdict: "#page h2", figure: "#page .main-svg"};
+const marks = {verdict: "#first h2, #page h2", overview: "#page h2", figure: "#page .main-svg"};
 window.seen = {};
 const look = () => {
   for (const [name, css] of Object.entries(marks))
@@ -39,7 +40,7 @@ const look = () => {
 };
 requestAnimationFrame(look);
 """
-MARKS = ("address", "page", "verdict", "figure")
+MARKS = ("address", "page", "verdict", "overview", "figure")
 PATIENCE_S = 120
 
 
@@ -73,7 +74,7 @@ def _seen(browser: Any, address: str) -> dict[str, float]:
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         seen = browser.execute_script("return window.seen") or {}
-        if len([v for v in seen.values() if v]) == 2:
+        if len([v for v in seen.values() if v]) == len(MARKS) - 2:
             browser.get("about:blank")
             return dict(seen)
         time.sleep(0.05)

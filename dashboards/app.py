@@ -22,16 +22,20 @@ from dash import (
     no_update,
 )
 from dash.exceptions import PreventUpdate
+from flask import request
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from tracelens.report.text import clean, plural
 
 from . import guard, ui
+from .first import first
 from .pages import PAGES, Page
 from .query import Query
 from .source import OpenedRun, Source
 
 _TITLE = "tracelens"
+#: How long the page may wait for a run: reading one out of a store takes less, of a trace more.
+_STORE_S = 0.2
 
 
 def create_app(source: Source, host: str = "127.0.0.1") -> Dash:
@@ -48,7 +52,8 @@ def create_app(source: Source, host: str = "127.0.0.1") -> Dash:
     dash.Dash
         Its ``server`` is the WSGI application.
     """
-    app = Dash(
+    app = _App(
+        source,
         __name__,
         title=_TITLE,
         update_title="",
@@ -64,6 +69,24 @@ def create_app(source: Source, host: str = "127.0.0.1") -> Dash:
         page.register(app, source)
     guard.install(app.server, host, app.csp_hashes())
     return app
+
+
+class _App(Dash):  # type: ignore[misc]
+    """A Dash application whose page begins with the verdict, where that is asked for."""
+
+    def __init__(self, source: Source, name: str, **options: Any) -> None:
+        self._source = source
+        super().__init__(name, **options)
+
+    def interpolate_index(self, **parts: Any) -> str:
+        """The page; called with each request for it."""
+        run = self._source.get(Query.parse(request.query_string.decode()).text("run"))
+        if request.path == PAGES[0].path and run is not None:
+            run.job.start()
+            run.job.wait(_STORE_S)
+            if run.view is not None:
+                parts["app_entry"] += first(run.view.document)
+        return str(super().interpolate_index(**parts))
 
 
 def make(source: Source, host: str, port: int) -> BaseWSGIServer:

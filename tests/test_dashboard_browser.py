@@ -263,6 +263,21 @@ def test_hovering_shows_names_as_text(driver: Any, address: str) -> None:
     assert not [t for t in raw if "evil" in t or "script" in t]
 
 
+def test_the_verdict_is_there_before_any_script(driver: Any, address: str) -> None:
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        driver.get(f"{address}/?run=1")
+        said = driver.find_element("css selector", "#first h2").text
+        numbers = driver.find_elements("css selector", "#first .stat-value")
+        assert len([n for n in numbers if n.is_displayed()]) == 5
+    finally:
+        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    see(driver, f"{address}/?run=1", "Where each step went")
+    until(driver, lambda: not driver.find_elements("id", "first"), "it lies over the page")
+    assert driver.find_element("css selector", "#page h2").text == said
+    assert not complaints(driver)
+
+
 def test_reading_shows_how_far_it_is_and_the_page_follows(driver: Any) -> None:
     with serving(open_source([SAMPLES / "zero1_overlap"])) as at:
         see(driver, at, "What slows the step")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import pytest
 from dash_case import SAMPLES, open_runs
 
 import tracelens
+from dashboards import verdict
 from dashboards.app import create_app
+from dashboards.first import first
 from dashboards.jobs import Job, Tick
 from dashboards.pages import PAGES, load_ahead, overview, replays
 from dashboards.pages.replays import predicted
@@ -66,22 +68,21 @@ def test_charts_follow_the_verdict() -> None:
 
 def headline(**other: Any) -> list[str]:
     """The words at the top of the overview, of a report with other values for some keys."""
-    view = view_of(open_runs(SAMPLES / "zero2_kernels_only"))
-    shown = overview._headline(replace(view, document=view.document | other), Query())
-    return [words for _, words in re.findall(r"children=(['\"])(.+?)\1", str(shown))]
+    document = view_of(open_runs(SAMPLES / "zero2_kernels_only")).document | other
+    told = verdict.headline(document)
+    assert all(escape(w) in first(document) for w in (told.label, told.title, told.more))
+    return [told.label, told.title, told.more]
 
 
 def test_the_overview_begins_with_the_largest_cause_as_the_report_names_it() -> None:
     document = view_of(open_runs(SAMPLES / "zero2_kernels_only")).document
-    first = next(s for s in document["verdict"] if s.startswith("Largest cause"))
-    label, cause, link = headline()
-    assert f"{label}: {cause}" == first
-    assert link.startswith("Show me")
+    said = next(s for s in document["verdict"] if s.startswith("Largest cause"))
+    label, cause, more = headline()
+    assert f"{label}: {cause} {more}".strip() == said
     unsure = "Largest cause that is sure: Late host (9 ms a step, 7%). Exposed takes more."
     assert headline(verdict=["It ran.", unsure]) == [
         "Largest cause that is sure",
         "Late host (9 ms a step, 7%).",
-        link,
         "Exposed takes more.",
     ]
 
@@ -90,7 +91,21 @@ def test_a_run_without_large_causes_does_not_begin_with_an_alarm() -> None:
     label, cause, _ = headline(verdict=["It ran."])
     assert label == "No cause is large; the largest"
     assert cause.endswith("of the step).")
-    assert headline(findings=[]) == ["No cause found that is sure to cost anything."]
+    assert headline(findings=[]) == ["", "No cause found that is sure to cost anything.", ""]
+
+
+def test_the_page_itself_holds_the_verdict_and_names_in_it_are_text(store: Path) -> None:
+    client = create_app(open_source([store])).server.test_client()  # nothing is read yet
+    page = client.get("/", headers=HERE).get_data(as_text=True)
+    document = tracelens.open_store(store).get(1).document
+    assert escape(verdict.headline(document).title) in page
+    assert 'id="first"' not in client.get("/setup", headers=HERE).get_data(as_text=True)
+    assert 'id="first"' not in client.get("/?run=7", headers=HERE).get_data(as_text=True)
+    named = document | {"verdict": ["<script>alert(1)</script>{%config%}", "Largest cause: <b>."]}
+    made = first(named)
+    assert "<script" not in made
+    assert "<b>" not in made
+    assert "{%" not in made
 
 
 @pytest.mark.parametrize(("run", "name"), [("9", "steps"), ("1", "../etc")])

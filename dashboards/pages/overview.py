@@ -9,22 +9,12 @@ import dash_mantine_components as dmc
 from dash import MATCH, Dash, Input, Output, State, html, no_update
 
 from tracelens.replay.change import settings_of
-from tracelens.report.palette import PARTS
 from tracelens.report.text import clean, duration, percent, plural, ranges
 from tracelens.units import NS_PER_MS
 
-from .. import places, ui
+from .. import places, ui, verdict
 from ..query import SET, Query
 from ..source import Document, RunView, Source
-
-#: How the sentence of the verdict begins that names the largest cause.
-_LARGEST = "Largest cause"
-_STATS = {
-    "compute": "compute",
-    "exposed_comm": "exposed communication",
-    "exposed_copy": "exposed copies",
-    "idle": "idle",
-}
 
 
 def layout(view: RunView, query: Query, _source: Source) -> Any:
@@ -92,11 +82,14 @@ def register(app: Dash, source: Source) -> None:
 def _verdict(view: RunView, query: Query) -> Any:
     """What slows the step most, what ran, and where a step goes."""
     document = view.document
-    ran, *rest = [clean(s) for s in document["verdict"]]
+    rest = [clean(s) for s in document["verdict"][1:]]
     return ui.card(
         *_headline(view, query),
-        dmc.Text(ran, size="sm", c="dimmed", mb="sm"),
-        html.Div(_stats(document), className="stats wide"),
+        dmc.Text(verdict.ran(document), size="sm", c="dimmed", mb="sm"),
+        html.Div(
+            [ui.stat(s.label, s.value, s.note, s.color) for s in verdict.stats(document)],
+            className="stats wide",
+        ),
         html.Details(
             [
                 html.Summary("The verdict in sentences"),
@@ -109,26 +102,14 @@ def _verdict(view: RunView, query: Query) -> Any:
 
 def _headline(view: RunView, query: Query) -> list[Any]:
     """The largest cause, in the words of the report, and where it is seen."""
-    paid = _paid(view.document)
-    if not paid:
-        return [dmc.Title("No cause found that is sure to cost anything.", order=2, size="h4")]
-    worst, wall = paid[0], view.document["summary"]["wall_ms"]
-    told = [s for s in view.document["verdict"] if s.startswith(_LARGEST)]
-    if told:
-        label, _, sentence = clean(told[0]).partition(": ")
-    else:  # not worth a sentence of the report
-        cost = worst["cost_ms_per_step"]
-        label = "No cause is large; the largest"
-        sentence = f"{clean(worst['title'])} ({percent(cost, wall)} of the step)."
-    title, stop, more = sentence.partition(". ")
+    told = verdict.headline(view.document)
+    title = dmc.Title(told.title, order=2, size="h4")
+    if told.finding is None:
+        return [title]
     return [
-        dmc.Text(label, size="xs", c="dimmed"),
-        dmc.Group(
-            [dmc.Title(title + stop.rstrip(), order=2, size="h4"), *_show_me(view, query, worst)],
-            gap="md",
-            align="baseline",
-        ),
-        *([dmc.Text(more, size="sm")] if more else []),
+        dmc.Text(told.label, size="xs", c="dimmed"),
+        dmc.Group([title, *_show_me(view, query, told.finding)], gap="md", align="baseline"),
+        *([dmc.Text(told.more, size="sm")] if told.more else []),
     ]
 
 
@@ -141,28 +122,10 @@ def _show_me(view: RunView, query: Query, finding: dict[str, Any]) -> list[Any]:
     return [dmc.Anchor("Show me on the timeline →", href=where, size="sm", fw=600)]
 
 
-def _paid(document: Document) -> list[dict[str, Any]]:
-    """Findings that cost something, most first."""
-    found = [f for f in document["findings"] if f["severity"] != "info"]
-    return sorted(found, key=lambda f: -f["cost_ms_per_step"])
-
-
-def _stats(document: Document) -> list[Any]:
-    s = document["summary"]
-    ranks = len(document["run"]["ranks"])
-    steps = f"mean of {plural(s['n_steps'] // ranks, 'step')} on {plural(ranks, 'rank')}"
-    cells = [ui.stat("a step takes", duration(s["wall_ms"] * NS_PER_MS), steps)]
-    for name, label in _STATS.items():
-        value = s[f"{name}_ms"]
-        share = f"{percent(value, s['wall_ms'])} of the step"
-        cells.append(ui.stat(label, duration(value * NS_PER_MS), share, PARTS[name]))
-    return cells
-
-
 # ------------------------------------------------------------------------------------- findings
 def _findings(view: RunView, query: Query) -> Any:
     document = view.document
-    paid = _paid(document)
+    paid = verdict.paid(document)
     told = [f for f in document["findings"] if f["severity"] == "info"]
     parts: list[Any] = []
     if paid:
