@@ -56,8 +56,12 @@ PAGES = (
 
 
 @cache
-def load_ahead() -> threading.Thread:
-    """Load all pages on a thread of its own, once: someone who reads the first opens others."""
-    thread = threading.Thread(target=lambda: [page._loaded() for page in PAGES], daemon=True)
+def load_ahead(after_s: float = 2.0) -> threading.Thread:
+    """Load all pages on a thread of its own, once: someone who reads the first opens others.
+
+    Not at once: the first one's charts have to be drawn meanwhile.
+    """
+    thread = threading.Timer(after_s, lambda: [page._loaded() for page in PAGES])
+    thread.daemon = True
     thread.start()
     return thread
