@@ -35,11 +35,13 @@ WIDTH = 1_500
 ROWS = 40
 MOVE = """
 const [t0, t1, done] = arguments, tl = window.tracelensTimeline.now, began = performance.now();
-const drawn = tl.drawn;
+const drawn = new MutationObserver(() => {
+  if (tl.busy) return;
+  drawn.disconnect();
+  requestAnimationFrame(() => done(performance.now() - began));
+});
+drawn.observe(tl.root, {attributes: true, attributeFilter: ["data-drawn"]});
 tl.view.t0 = t0; tl.view.t1 = t1; tl.refresh();
-const look = () => tl.drawn > drawn && !tl.busy
-  ? requestAnimationFrame(() => done(performance.now() - began)) : requestAnimationFrame(look);
-requestAnimationFrame(look);
 """
 
 
