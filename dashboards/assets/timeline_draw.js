@@ -7,6 +7,7 @@ window.tracelensTimeline = window.tracelensTimeline || {};
   T.RULER = 24;
   const FONT = "11px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif";
   const LEVELS = 16;
+  const LEAST_STRIPED = 4; // pixels: stripes in less are not seen, and cost most of a picture
 
   /** Colours of the scheme that is on. */
   T.look = (classes) => {
@@ -135,13 +136,16 @@ window.tracelensTimeline = window.tracelensTimeline || {};
 
   function drawExposed(ctx, look, seen, { scale, shift, from, to, y, h }) {
     const level = (i) => (seen.exposed[i] ? 1 + ((seen.exposed[i] * (LEVELS - 1)) / 255 | 0) : 0);
+    const wide = [];
+    ctx.fillStyle = look.fill[look.exposed];
     runs(level, from, to, (a, b, value) => { // as high as the pixel's share of it
       const high = Math.max(4, (h * value) / LEVELS);
-      for (const style of [look.fill[look.exposed], hatch(ctx)]) {
-        ctx.fillStyle = style;
-        ctx.fillRect(a * scale + shift, y + h - high, Math.max((b - a) * scale, 1), high);
-      }
+      const box = [a * scale + shift, y + h - high, Math.max((b - a) * scale, 1), high];
+      ctx.fillRect(...box);
+      if (box[2] >= LEAST_STRIPED) wide.push(box);
     });
+    ctx.fillStyle = hatch(ctx);
+    for (const box of wide) ctx.fillRect(...box);
   }
 
   let letterWidth = 0;

@@ -147,17 +147,34 @@ window.tracelensTimeline = window.tracelensTimeline || {};
 
   const outline = (ctx, b) => ctx.strokeRect(b.x - 1, b.y - 1, b.w + 2, b.h + 2);
 
-  function paintMini(tl) {
-    const ctx = tl.mini.getContext("2d");
+  /** The whole run, drawn again only where something of it has changed. */
+  function miniPicture(tl, h) {
     const { look } = tl;
-    const h = tl.mini.clientHeight;
+    const [t0, t1] = tl.extent();
+    const now = [tl.miniRows, look, tl.mini.width, h, t0, t1];
+    if (tl.miniOf && now.every((value, i) => value === tl.miniOf[i])) return tl.miniPicture;
+    tl.miniOf = now;
+    const picture = document.createElement("canvas");
+    picture.width = tl.mini.width;
+    picture.height = tl.mini.height;
+    const ctx = picture.getContext("2d");
+    ctx.scale(picture.width / tl.w, picture.height / h);
     ctx.fillStyle = look.side;
     ctx.fillRect(0, 0, tl.w, h);
-    const [t0, t1] = tl.extent();
     const all = { t0, t1, w: tl.view.w };
     const rows = tl.miniRows ? [...tl.miniRows.values()] : [];
     const top = 6, each = rows.length ? (h - top - 4) / rows.length : 0;
     rows.forEach((seen, i) => T.drawRow(ctx, look, seen, all, top + i * each, Math.max(each - 1, 1), false));
+    tl.miniPicture = picture;
+    return picture;
+  }
+
+  function paintMini(tl) {
+    const ctx = tl.mini.getContext("2d");
+    const { look } = tl;
+    const h = tl.mini.clientHeight;
+    const [t0, t1] = tl.extent();
+    ctx.drawImage(miniPicture(tl, h), 0, 0, tl.w, h);
     ctx.fillStyle = look.faint;
     ctx.font = T.font;
     ctx.textBaseline = "middle";
