@@ -71,14 +71,14 @@ def create_app(source: Source, host: str = "127.0.0.1") -> Dash:
     return app
 
 
-class _App(Dash):  # type: ignore[misc]
+class _App(Dash):
     """A Dash application whose page begins with the verdict, where that is asked for."""
 
     def __init__(self, source: Source, name: str, **options: Any) -> None:
         self._source = source
         super().__init__(name, **options)
 
-    def interpolate_index(self, **parts: Any) -> str:
+    def interpolate_index(self, **parts: Any) -> str:  # type: ignore[override]
         """The page; called with each request for it."""
         run = self._source.get(Query.parse(request.query_string.decode()).text("run"))
         if request.path == PAGES[0].path and run is not None:
@@ -86,7 +86,7 @@ class _App(Dash):  # type: ignore[misc]
             run.job.wait(_STORE_S)
             if run.view is not None:
                 parts["app_entry"] += first(run.view.document)
-        return str(super().interpolate_index(**parts))
+        return str(super().interpolate_index(**parts))  # type: ignore[no-untyped-call]
 
 
 def make(source: Source, host: str, port: int) -> BaseWSGIServer:
