@@ -79,7 +79,7 @@ def table(tallies: dict[str, Tally], minutes: float) -> str:
     lines = [
         f"{minutes:.0f} minutes on one core; the process never took more than {peak:,.0f} MB.",
         "",
-        "| files | made | crashes | slowest, s | how they ended |",
+        "| files | made | crashes | slowest, CPU s | how they ended |",
         "|---|--:|--:|--:|---|",
     ]
     return "\n".join([*lines, *(t.line(kind) for kind, t in tallies.items())])
