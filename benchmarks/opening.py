@@ -28,7 +28,9 @@ from timeline_latency import chromium
 
 #: Notes when a selector is first there and drawn: ms since 1970.
 WATCH = """
-const marks = {verdict: "#first h2, #page h2", overview: "#page h2", figure: "#page .main-svg"};
+const marks = {
+  verdict: "#first h2, #page h2", overview: "#page h2", figure: "#step-bars .main-svg",
+};
 window.seen = {};
 const look = () => {
   for (const [name, css] of Object.entries(marks))

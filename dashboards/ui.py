@@ -49,6 +49,11 @@ def graph(figure: go.Figure, name: str, **props: Any) -> dcc.Graph:
     return dcc.Graph(figure=figure, config=config, style=style, **props)
 
 
+def load_plotly() -> dcc.Graph:
+    """Nothing to see: the browser loads what draws figures while there is something else to see."""
+    return dcc.Graph(style={"display": "none"}, config={"displayModeBar": False})
+
+
 def stat(label: str, value: str, note: str = "", color: str = "") -> html.Div:
     """One number of the run, with what it is."""
     return html.Div(
@@ -178,7 +183,7 @@ def pending(job_id: str, title: str, state: State) -> Any:
             mt="md",
         ),
         dcc.Interval(id="pending-tick", interval=POLL_MS),
-        dcc.Graph(style={"display": "none"}),  # the browser loads plotly meanwhile
+        load_plotly(),
         title=title,
         maw=640,
     )

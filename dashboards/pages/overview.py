@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import MATCH, Dash, Input, Output, State, dcc, html, no_update
+from dash import MATCH, Dash, Input, Output, State, html, no_update
 
 from tracelens.replay.change import settings_of
 from tracelens.report.text import clean, duration, percent, plural, ranges
@@ -39,7 +39,7 @@ def layout(view: RunView, query: Query, _source: Source) -> Any:
                 gutter="md",
             ),
             _input(document),
-            dcc.Graph(style={"display": "none"}),  # the browser loads plotly meanwhile
+            ui.load_plotly(),
         ],
         gap="md",
     )
