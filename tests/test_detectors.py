@@ -611,6 +611,30 @@ def test_gpu_shared(tmp_path: Path) -> None:
     assert how(one, "gpu_shared") == ("clean", None)  # three stalls are chance
 
 
+def test_other_devices_have_no_known_time_slices(tmp_path: Path) -> None:
+    """The same late starts where it is not CUDA that launched."""
+    late = Rank(host=5, late=2.4)
+    Run((late, late), steps=7).write(tmp_path)
+    for path in tmp_path.glob("*.json"):
+        path.write_text(path.read_text().replace("cudaLaunchKernel", "hipLaunchKernel"))
+    a = tracelens.analyze(tmp_path)
+    status = {v.id: v.status for v in a.verdicts}
+    assert (status["gpu_shared"], status["device_wait"]) == ("clean", "fired")
+
+
+def test_nothing_is_judged_without_gpu_work(tmp_path: Path) -> None:
+    """A recording of the CPU alone: no cause, whatever the host did."""
+    trace = TraceBuilder()
+    for k in range(3):
+        trace.step(k, 1000 * k, 1000)
+        trace.cpu_op("aten::mm", ts=1000 * k + 10, dur=300)
+    trace.write(tmp_path / "rank0.json")
+    a = tracelens.analyze(tmp_path)
+    assert not a.finding_rows
+    reasons = {(v.status, v.reason) for v in a.verdicts}
+    assert reasons == {("not_applicable", "the recording holds no GPU work")}
+
+
 def queued(late: float, n: int, name: str = "gemm") -> Adds:
     """Before the step's own work n kernels, all launched at its start, `late` ms between them."""
 

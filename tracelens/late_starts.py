@@ -33,6 +33,8 @@ class LateStarts:
         waited for may be work that the recording lacks.
     first : bool (n,)
         Whether the recording has no earlier work of that name: its module may have been loaded.
+    cuda : bool (n,)
+        Whether CUDA launched it: how others share a device between processes is not known here.
     """
 
     start_ns: Int64s
@@ -40,6 +42,7 @@ class LateStarts:
     row: Int64s
     queued: Bools
     first: Bools
+    cuda: Bools
 
     def __post_init__(self) -> None:
         _freeze(self)
@@ -57,7 +60,7 @@ class LateStarts:
     @property
     def plain(self) -> Bools:
         """Which only another process explains (n,): short, nothing queued, nothing to be loaded."""
-        return self.slices & ~self.queued & ~self.first
+        return self.slices & ~self.queued & ~self.first & self.cuda
 
     def count(self, steps: Steps, on: Bools | None = None) -> Int64s:
         """How many begin in each step (k,)."""
@@ -103,4 +106,5 @@ def late_starts(
         row=row,
         queued=work.launch_ns[row] < gaps[0][late],
         first=first[row],
+        cuda=np.isin(trace.slices.name[work.launch[row]], trace.names_starting("cu")),
     )

@@ -147,6 +147,8 @@ _LACKS = {
 
 def missing(context: Context, needs: tuple[str, ...]) -> str | None:
     """Why a detector cannot run; None if it can."""
+    if all((v.breakdown.idle == v.breakdown.wall).all() for v in context.views):
+        return "the recording holds no GPU work"
     return next((_LACKS[n] for n in needs if not _HAS[n](context)), None)
 
 
