@@ -13,6 +13,8 @@ from .source import Document
 
 #: How the sentence of the report's verdict begins that names the largest cause.
 _LARGEST = "Largest cause"
+#: Where there is none.
+NO_CAUSE = "No cause found that is sure to cost anything."
 _PARTS = {
     "compute": "compute",
     "exposed_comm": "exposed communication",
@@ -55,7 +57,9 @@ def headline(document: Document) -> Headline:
     """The line at the top of the overview."""
     found = paid(document)
     if not found:
-        return Headline("", "No cause found that is sure to cost anything.", "", None)
+        summary, said = document["summary"], document["verdict"]
+        nothing_ran = summary["idle_ms"] == summary["wall_ms"] and len(said) > 1
+        return Headline("", clean(said[1]) if nothing_ran else NO_CAUSE, "", None)
     told = [s for s in document["verdict"] if s.startswith(_LARGEST)]
     if told:
         label, _, sentence = clean(told[0]).partition(": ")

@@ -92,6 +92,10 @@ def test_a_run_without_large_causes_does_not_begin_with_an_alarm() -> None:
     assert label == "No cause is large; the largest"
     assert cause.endswith("of the step).")
     assert headline(findings=[]) == ["", "No cause found that is sure to cost anything.", ""]
+    summary = view_of(open_runs(SAMPLES / "zero2_kernels_only")).document["summary"]
+    nothing = {"idle_ms": 9.0, "wall_ms": 9.0}
+    said = headline(findings=[], summary=summary | nothing, verdict=["It ran.", "No GPU work."])
+    assert said == ["", "No GPU work.", ""]
 
 
 def test_the_page_itself_holds_the_verdict_and_names_in_it_are_text(store: Path) -> None:

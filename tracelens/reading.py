@@ -92,9 +92,9 @@ def read_ranks(
     if effort.dask is None:
         found = workers.run(work, files, sizes, crew, tick)
     else:  # workers there have working directories of their own
-        absolute = [replace(f, path=as_path(absolute(f.path))) for f in files]
+        whole = [replace(f, path=as_path(absolute(f.path))) for f in files]
         ends = None if tick is None else lambda i: tick(i, sizes[i])
-        found = cluster.run(work, absolute, effort.dask, ends)
+        found = cluster.run(work, whole, effort.dask, ends)
     results: list[R] = []
     notes: list[Note] = []
     for file, result in zip(files, found, strict=True):

@@ -133,7 +133,7 @@ def _findings(view: RunView, query: Query) -> Any:
         items = [_finding(view, query, f) for f in paid]
         parts.append(dmc.Accordion(items, multiple=True, value=[items[0].value], variant="filled"))
     else:
-        parts.append(dmc.Text("No cause found that is sure to cost anything.", size="sm"))
+        parts.append(dmc.Text(verdict.NO_CAUSE, size="sm"))
     if told:
         items = [_finding(view, query, f) for f in told]
         parts.append(dmc.Text("Seen, at no cost that is sure:", size="sm", c="dimmed", mt="sm"))
