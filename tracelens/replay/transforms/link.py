@@ -18,11 +18,7 @@ def with_speed(model: Model, factor: float) -> Model:
     CannotPredict
         If communication was not matched over all its ranks.
     """
-    if not model.matched:
-        raise CannotPredict("waiting and transfer cannot be told apart here", hint=ALL_RANKS)
-    transfer = model.costs.transfer_ns
-    latency = min(transfer.values(), default=0.0)
-    faster = {n: min(t, latency) + max(t - latency, 0.0) / factor for n, t in transfer.items()}
+    faster = {n: latency + rest / factor for n, (latency, rest) in _parts(model).items()}
     return replace(model, costs=replace(model.costs, transfer_ns=faster))
 
 
@@ -37,18 +33,22 @@ def with_ranks(model: Model, now: int, then: int) -> Model:
     CannotPredict
         If communication was not matched over all its ranks.
     """
-    if not model.matched:
-        raise CannotPredict("waiting and transfer cannot be told apart here", hint=ALL_RANKS)
+    parts = _parts(model)
     if now < 2 or then < 2:
         raise CannotPredict(
             "one rank does not communicate: nothing tells what two would",
             hint="record two ranks or more",
         )
-    transfer = model.costs.transfer_ns
-    latency = min(transfer.values(), default=0.0)
     volume = ((then - 1) / then) / ((now - 1) / now)
     steps = (then - 1) / (now - 1)
-    other = {
-        n: min(t, latency) * steps + max(t - latency, 0.0) * volume for n, t in transfer.items()
-    }
+    other = {n: latency * steps + rest * volume for n, (latency, rest) in parts.items()}
     return replace(model, costs=replace(model.costs, transfer_ns=other))
+
+
+def _parts(model: Model) -> dict[int, tuple[float, float]]:
+    """Latency and the rest of each transfer, ns; the shortest transfer is all latency."""
+    if not model.matched:
+        raise CannotPredict("waiting and transfer cannot be told apart here", hint=ALL_RANKS)
+    transfer = model.costs.transfer_ns
+    latency = min(transfer.values(), default=0.0)
+    return {n: (min(t, latency), max(t - latency, 0.0)) for n, t in transfer.items()}
