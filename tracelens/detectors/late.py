@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tracelens.detectors import proof
-from tracelens.detectors.context import Charge, Context, RankView, charge
+from tracelens.detectors.context import Charge, Context, PerRank, RankView, charge, ranks_of
 from tracelens.thresholds import INFO_SHARE, SLICED_SHARE, STALL_NS, STALLS
-from tracelens.trace import Bools
+from tracelens.trace import Bools, Int64s
 from tracelens.units import format_ns
 
 
@@ -35,6 +35,18 @@ def _count(view: RankView, on: Bools) -> int:
     return int(view.host.late.count(view.steps, on).sum())
 
 
+def _counts(context: Context, chosen: Sequence[Bools]) -> Int64s:
+    """How many of the chosen late starts each rank has."""
+    pairs = zip(context.views, chosen, strict=True)
+    return np.array([_count(v, on) for v, on in pairs], np.int64)
+
+
+def _spent(context: Context, chosen: Sequence[Bools]) -> PerRank:
+    """How long the chosen late starts of each rank are, ns a step."""
+    pairs = zip(context.views, chosen, strict=True)
+    return context.per_rank([v.host.late.length_ns(v.steps, on) for v, on in pairs])
+
+
 def gpu_shared(context: Context) -> Iterator[Charge]:
     """Does another process use the GPU?
 
@@ -44,15 +56,14 @@ def gpu_shared(context: Context) -> Iterator[Charge]:
     """
     if not context.shared_gpu:
         return
-    pairs = [(v, v.host.late.slices) for v in context.views]
-    count = np.array([_count(v, on) for v, on in pairs])
-    spent = context.per_rank([v.host.late.length_ns(v.steps, on) for v, on in pairs])
+    chosen = [v.host.late.slices for v in context.views]
+    count, spent = _counts(context, chosen), _spent(context, chosen)
     yield charge(
         context,
         "gpu_shared",
         "Another process uses the GPU: launched work starts late on an idle device",
         spent,
-        ranks=tuple(v.rank for v, n in zip(context.views, count, strict=True) if n >= STALLS),
+        ranks=ranks_of(context, count >= STALLS),
         evidence=(
             f"{count.sum()} times launched work started more than {format_ns(STALL_NS)} late "
             f"on an idle device, {format_ns(float(spent.max()))} a step on one rank",
@@ -72,13 +83,12 @@ def device_wait(context: Context) -> Iterator[Charge]:
     """
     shared = context.shared_gpu
     chosen = [~v.host.late.slices if shared else _all(v) for v in context.views]
-    pairs = list(zip(context.views, chosen, strict=True))
-    count = np.array([_count(v, on) for v, on in pairs])
-    spent = context.per_rank([v.host.late.length_ns(v.steps, on) for v, on in pairs])
+    count, spent = _counts(context, chosen), _spent(context, chosen)
     at = int(spent.argmax())
     if count.max() < STALLS or spent[at] < INFO_SHARE * context.step_ns:
         return
     n = int(count.sum())
+    pairs = list(zip(context.views, chosen, strict=True))
     queued = sum(_count(v, on & v.host.late.queued) for v, on in pairs)
     first = sum(_count(v, on & v.host.late.first) for v, on in pairs)
     yield charge(
@@ -86,7 +96,7 @@ def device_wait(context: Context) -> Iterator[Charge]:
         "device_wait",
         "The GPU waits for something that the recording does not show, {cost} a step",
         spent,
-        ranks=tuple(v.rank for v, m in zip(context.views, count, strict=True) if m >= STALLS),
+        ranks=ranks_of(context, count >= STALLS),
         evidence=(
             f"{n} times launched work started more than {format_ns(STALL_NS)} late on an idle "
             f"device; {queued} of them were in a queue, {first} the first of their kernel",
