@@ -10,17 +10,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from dash_case import SAMPLES, browser, evil_run, open_runs, serving
+from dash_case import SAMPLES, evil_run, open_runs, serving
 from test_dashboard_browser import complaints, text_of, until
 
 PAIR = "const p = window.tracelensTimeline.pair;"
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    made = browser()
-    yield made
-    made.quit()
 
 
 @pytest.fixture(scope="module")

@@ -11,19 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dash_case import SAMPLES, browser, evil_run, open_runs, serving
+from dash_case import SAMPLES, evil_run, open_runs, serving
 
 from dashboards.pages import PAGES
 from dashboards.source import open_source
 
 WAIT_S = 20
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    made = browser()
-    yield made
-    made.quit()
 
 
 @pytest.fixture(scope="module")

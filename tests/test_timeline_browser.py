@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from dash_case import SAMPLES, browser, evil_run, open_runs, serving
+from dash_case import SAMPLES, evil_run, open_runs, serving
 
 WAIT_S = 30
 NOW = "const tl = window.tracelensTimeline.now;"
@@ -22,13 +22,6 @@ FIND = """
 return tl.server.json("find", {q: arguments[0], after: 0, forward: 1})
   .then((f) => tl.select(f.next));
 """
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    made = browser()
-    yield made
-    made.quit()
 
 
 @pytest.fixture(scope="module")
