@@ -29,7 +29,7 @@ FLOORS = (
     ("ranges",),
     ("steps",),
     ("moments",),
-    ("phases", "launches", "late_starts", "copies", "syncs", "peculiar"),
+    ("phases", "launches", "late_starts", "lengths", "copies", "syncs", "peculiar"),
     ("host",),
     ("overlap",),
     ("collectives",),

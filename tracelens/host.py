@@ -19,6 +19,7 @@ from tracelens.copies import exposed_of, is_pageable, pageable_of
 from tracelens.intervals import Spans, clip_lengths, intersect, subtract, union
 from tracelens.late_starts import LateStarts, late_starts
 from tracelens.launches import hooks, kernel_sums, launches, longest_kernels, recomputed_ns
+from tracelens.lengths import KernelLengths, kernel_lengths
 from tracelens.links import OPTIMIZER_STEP, GpuWork
 from tracelens.moments import Moment, before_end, of_events, until_work
 from tracelens.peculiar import Peculiar, find_peculiar, operand_nelems
@@ -122,6 +123,7 @@ class Host:
         The longest moments of idle time by cause (``launch``, ``pause`` ...), of exposed copies
         (``save``, ``input``, ``copy``), of ``stall`` and of reducing gradient hooks (``hook``).
     kernel_moments : mapping of kernel name to its longest instance
+    kernel_lengths : KernelLengths
     """
 
     idle_ns: Int64s
@@ -153,6 +155,7 @@ class Host:
     operand_nelems: Int64s
     moments: dict[str, tuple[Moment, ...]]
     kernel_moments: dict[str, Moment]
+    kernel_lengths: KernelLengths
 
     def __post_init__(self) -> None:
         _freeze(self)
@@ -175,8 +178,7 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
     gaps, pauses = _pauses(trace, work, found)
     syncs = sync_rows(trace, work, steps, backward_end_ns)
     update = _cpu_update(trace, steps, backward_end_ns)
-    synced = after_sync(trace, work, syncs)
-    parts = [*_causes(trace, host, (update, gaps, synced)), device]
+    parts = [*_causes(trace, host, (update, gaps, after_sync(trace, work, syncs))), device]
     idle = np.stack([clip_lengths(p, steps.start_ns, steps.end_ns) for p in parts], axis=1)
     tail = _tail(idle, parts[:-1], work, steps)
     save, size = pageable_of(trace, work, found, Op.COPY_D2H)
@@ -219,6 +221,7 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
         moments=_moments(trace, work, steps, (parts, late.spans, syncs))
         | {"hook": of_events(trace, steps, hooked)},
         kernel_moments=longest_kernels(trace, work, found, whole),
+        kernel_lengths=kernel_lengths(trace, work, found, whole, each=len(late.row) > 0),
     )
 
 

@@ -1,4 +1,4 @@
-"""Work that an idle device starts late: another process has the GPU, or nobody can tell."""
+"""Work that starts late on an idle device, or is interrupted: by another process, or who knows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import numpy as np
 
 from tracelens.detectors import proof
 from tracelens.detectors.context import Charge, Context, PerRank, RankView, charge, ranks_of
+from tracelens.detectors.stages import has_stages
+from tracelens.findings import Proof
+from tracelens.host import Cause
+from tracelens.lengths import Stretch, stretch
 from tracelens.thresholds import INFO_SHARE, SLICED_SHARE, STALL_NS, STALLS
 from tracelens.trace import Bools, Int64s
 from tracelens.units import format_ns
@@ -51,27 +55,93 @@ def gpu_shared(context: Context) -> Iterator[Charge]:
     """Does another process use the GPU?
 
     Launched work that an otherwise idle device starts late has waited for somebody else's time
-    slice. Cost: the sum of those delays, where it makes the step longer; collectives that it
-    stretched are not told apart from slow links.
+    slice, and kernels that one interrupted are longer by it. Cost: both, where they make the step
+    longer; less, as of straggler_compute, the time in which that GPU idles for its host.
+    Collectives that were stretched are not told apart from slow links.
     """
     if not context.shared_gpu:
         return
     chosen = [v.host.late.slices for v in context.views]
     count, spent = _counts(context, chosen), _spent(context, chosen)
+    hit = count >= STALLS
+    found = [
+        _interrupted(context, v) if h else None for v, h in zip(context.views, hit, strict=True)
+    ]
+    longer = np.array([0.0 if s is None else s.ns for s in found])
+    what = "work starts late and kernels are interrupted" if longer.any() else "work starts late"
     yield charge(
         context,
         "gpu_shared",
-        "Another process uses the GPU: launched work starts late on an idle device",
-        spent,
-        ranks=ranks_of(context, count >= STALLS),
+        f"Another process uses the GPU: {what}, {{cost}} a step",
+        spent + np.maximum(longer - context.idle(Cause.LAUNCH), 0.0),
+        ranks=ranks_of(context, hit),
         evidence=(
             f"{count.sum()} times launched work started more than {format_ns(STALL_NS)} late "
-            f"on an idle device, {format_ns(float(spent.max()))} a step on one rank",
-            "lengths of collectives are not trusted as bandwidth here",
+            f"on an idle device, {format_ns(float(spent.max()))} a step on rank "
+            f"{context.views[int(spent.argmax())].rank}",
+            _told(context, found),
+            "lengths of collectives are not trusted as bandwidth here, and what time slices add to "
+            "them is not in the cost",
         ),
-        remedy="find the other process (nvidia-smi) and record again",
-        proof=proof.of_moments(context, "stall"),
+        remedy="find the other process (nvidia-smi), stop it or move it, and record again",
+        proof=_proof(context, found),
     )
+
+
+def _interrupted(context: Context, view: RankView) -> Stretch | None:
+    """How much longer a rank's interrupted kernels are; None where that cannot be told.
+
+    Measured against ranks that do the same work and where nothing starts late, else against the
+    rank's own steps. Experts' tokens differ by rank and step: no kernel of theirs is the same.
+    """
+    if any(v.roles.exchange.any() for v in context.views):
+        return None
+    mine, work = view.host.kernel_lengths, view.host.operand_nelems[view.whole]
+    others = [
+        v.host.kernel_lengths
+        for v in context.views
+        if not len(v.host.late.row) and v.facts.products == view.facts.products
+    ]
+    found = stretch(mine, others) if others and not has_stages(context) else None
+    if found is not None or np.ptp(work) > 0:
+        return found
+    return stretch(mine, ())
+
+
+def _told(context: Context, found: Sequence[Stretch | None]) -> str:
+    """What was found of interrupted kernels, of the rank where they take most, and what was not."""
+    known = [(s, v.rank) for s, v in zip(found, context.views, strict=True) if s is not None]
+    if not known:
+        return (
+            "whether kernels were interrupted cannot be told: no rank with the same work had its "
+            "GPU to itself, and steps are not alike enough to compare them"
+        )
+    most, rank = max(known, key=lambda k: k[0].ns)
+    against = "in other steps" if most.by_step else "on ranks where nothing starts late"
+    if most.ns:
+        text = (
+            f"{most.count:.3g} kernels a step on rank {rank} last a time slice or more longer than "
+            f"the same kernels {against}, the median one by {format_ns(most.each_ns)}: "
+            f"{format_ns(most.ns)} a step"
+        )
+    else:
+        text = f"no kernel lasts a time slice longer than the same kernel {against}"
+    if any(s.by_step for s, _ in known):
+        text += (
+            " (one that is interrupted in most steps is not seen: no rank with the same work had "
+            "its GPU to itself)"
+        )
+    return text
+
+
+def _proof(context: Context, found: Sequence[Stretch | None]) -> tuple[Proof, ...]:
+    by_rank = [0.0 if s is None else s.ns for s in found]
+    at = int(np.argmax(by_rank))
+    most = found[at]
+    if most is None or not most.ns:
+        return proof.of_moments(context, "stall")
+    late = proof.of_moments(context, "stall", most=proof.PROOFS // 2)
+    return late + proof.of_kernels(context, most.by_name, at)
 
 
 def device_wait(context: Context) -> Iterator[Charge]:

@@ -168,6 +168,15 @@ SLICES_NS: Final = 10_000_000
 """A GPU that processes share turns to the next after its time slice: 2.4 ms measured on an H200, so
 this is the turn of four others. What starts later still waits for something else."""
 
+SLICE_NS: Final = 1_000_000
+"""The shortest time slice that can be set is 1 ms (NVIDIA DRIVE OS, GPU scheduling parameters), and
+a kernel that one interrupts gets longer by as much: by 1.5 to 2.7 ms on recorded runs that shared a
+GPU. On those that did not, the same kernel of another step is up to 1.05 ms longer."""
+
+BESIDE_COMM_SHARE: Final = 0.4
+"""A kernel that is up to 1.4 times as long may just have had a collective beside it: kernels ran
+1.13 to 1.35 times as long there on recorded runs (`CONTENTION`)."""
+
 SLICED_SHARE: Final = 1 / 3
 """Share of late starts that only another process explains from which it is one.
 
