@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builder import BACKWARD_TID, TraceBuilder
 from test_detectors import NODE, close, comm, op, us, work
@@ -48,6 +49,7 @@ class Rank:
     lengths: Lengths = usual
     late: float = 0.0
     host: float = 0.0  # the host is this late with the step's first launch
+    rows: Callable[[int], int] = lambda step: 64  # of the products' operand
 
 
 SHARED = Rank(now_and_then, late=2.0)
@@ -71,7 +73,15 @@ def draw(ranks: Sequence[Rank], folder: Path) -> tracelens.Analysis:
 def _compute(trace: TraceBuilder, rank: Rank, step: int, zero: float) -> float:
     """Draw one step up to its reduction: when the rank is ready for that."""
     launch, at = zero + rank.host, zero + rank.host + 0.01
-    op(trace, "aten::mm", zero, 0.001, seq=step, dims=[[64, 64]] * 2, types=["float"] * 2)
+    op(
+        trace,
+        "aten::mm",
+        zero,
+        0.001,
+        seq=step,
+        dims=[[rank.rows(step), 64], [64, 64]],
+        types=["float"] * 2,
+    )
     op(trace, f"{NODE}MmBackward0", launch, 0.2, seq=step, tid=BACKWARD_TID)
     for place in range(PRODUCTS):
         work(trace, "gemm", (launch, at, rank.lengths(step, place)))
@@ -179,16 +189,38 @@ def test_behind_a_host_that_is_the_limit_it_costs_less(tmp_path: Path) -> None:
     assert found.cost_ms_per_step == close(2 + 5 - 3)
 
 
-def test_kernels_of_experts_are_not_compared(tmp_path: Path) -> None:
-    """What they get differs by rank and step."""
-    context = context_of(draw((Rank(), SHARED), tmp_path))
-    views = [
-        replace(v, roles=replace(v.roles, exchange=v.roles.exchange | True)) for v in context.views
-    ]
+def test_ranks_with_other_work_are_not_compared(tmp_path: Path) -> None:
+    """Rank 0 multiplies smaller matrices: it does not tell how long rank 1 would need."""
+    found = found_in(draw((Rank(), Rank(always, late=2.0, rows=lambda step: 128)), tmp_path))
+    assert found.cost_ms_per_step == close(2)
+    assert "interrupted in most steps is not seen" in found.evidence[1]
+
+
+def test_steps_with_other_work_are_not_compared(tmp_path: Path) -> None:
+    """In the last step matrices are larger: a kernel that is longer there may have to be."""
+    shared = replace(SHARED, rows=lambda step: 64 + step // STEPS)
+    found = found_in(draw((shared, shared), tmp_path))
+    assert found.cost_ms_per_step == close(2)
+    assert found.evidence[1].startswith("whether kernels were interrupted cannot be told")
+
+
+@pytest.mark.parametrize(
+    ("role", "told"),
+    [("exchange", "cannot be told"), ("p2p", "no kernel lasts a time slice longer")],
+)
+def test_kernels_of_experts_and_of_stages_are_not_compared(
+    role: str, told: str, tmp_path: Path
+) -> None:
+    """What experts get differs by rank and step, what stages run by rank."""
+    context = context_of(draw((Rank(), Rank(always, late=2.0)), tmp_path))
+    views = []
+    for v in context.views:
+        roles = replace(v.roles, **{role: np.ones(len(v.comm), bool)})
+        views.append(replace(v, roles=roles))
     findings, _ = run_all(replace(context, views=tuple(views)))
     (found,) = [f for f in findings if f.id == "gpu_shared"]
     assert found.cost_ms_per_step == close(2)
-    assert "cannot be told" in found.evidence[1]
+    assert told in found.evidence[1]
 
 
 def test_without_late_starts_slow_kernels_are_the_straggler(tmp_path: Path) -> None:
