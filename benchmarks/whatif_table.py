@@ -34,6 +34,7 @@ KEYS = {
     "overlap_comm": None,
     "reduce_bucket_size": 500_000_000,
     "stage3_prefetch_bucket_size": 50_000_000,
+    "stage3_param_persistence_threshold": 100_000,
 }
 #: A measured change below this, in percent, is not one that communication settings matter for.
 MATTERS = 3.0
@@ -68,7 +69,7 @@ class Run:
         if values["overlap_comm"] is None:
             values["overlap_comm"] = self.stage == 3
         if self.stage != 3:
-            del values["stage3_prefetch_bucket_size"]
+            values = {k: v for k, v in values.items() if not k.startswith("stage3_")}
         return {**values, "gradient_accumulation_steps": self.accumulation}
 
     def model(self) -> tuple[Any, ...]:
@@ -193,7 +194,10 @@ def regret(runs: list[Run], found: list[Pair]) -> None:
 
 
 def without_contention(model: Model) -> Model:
-    return replace(model, costs=replace(model.costs, compute_slowdown=1.0, comm_slowdown=0.0))
+    return replace(
+        model,
+        costs=replace(model.costs, product_slowdown=1.0, compute_slowdown=1.0, comm_slowdown=0.0),
+    )
 
 
 def without_edges(model: Model) -> Model:

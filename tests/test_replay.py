@@ -10,6 +10,8 @@ from builder import TraceBuilder
 
 from tracelens.api import analyze, modelled
 from tracelens.errors import InvariantError
+from tracelens.replay.contention import Kernels, measure
+from tracelens.replay.contention import alone as alone_of
 from tracelens.replay.critical import (
     COMPUTE,
     HOST_TIME,
@@ -21,6 +23,8 @@ from tracelens.replay.critical import (
 from tracelens.replay.model import Model, load
 from tracelens.replay.program import ALL, COLUMNS, Act, Columns, Program, edit, rows
 from tracelens.replay.simulate import Costs, Played, simulate
+from tracelens.thresholds.replay import OTHERS_SLOWED, PRIOR_PRODUCT_SLOWDOWN
+from tracelens.trace import Int64s
 
 REPO = Path(__file__).parent.parent
 SAMPLES = sorted(p for p in (REPO / "sample_traces").iterdir() if p.is_dir())
@@ -140,10 +144,83 @@ def test_kernels_beside_communication_are_slower() -> None:
     assert x.end[0] == pytest.approx(10 + 20 + 40)  # 10 + 20 / 2 are done at 30
 
 
+def test_products_beside_communication_have_a_factor_of_their_own() -> None:
+    p = program(
+        launch(0, 10, gap=0, fills=True), launch(0, 10, gap=0), meet(1, 3, gap=0), streams=2
+    )
+    x = alone(p, Costs({3: 1000.0}, product_slowdown=3.0, compute_slowdown=2.0))
+    assert (x.end - x.start)[:2].tolist() == [30, 20]
+
+
+def test_a_kernel_behind_a_transfer_hides_it_from_no_kernel_beside_it() -> None:
+    """Issue order is not the order of time: what the reducing stream runs later is issued first."""
+    p = program(meet(1, 3, gap=0), launch(1, 5, gap=0), launch(0, 40, gap=0), launch(0, 40, gap=0))
+    x = alone(p, Costs({3: 200.0}, compute_slowdown=2.0))
+    assert x.start[1] == 200
+    assert x.end[3] == 160  # both at half speed: they are done while the transfer still runs
+
+
 def test_communication_beside_kernels_is_slower() -> None:
     p = program(launch(0, 100, gap=0), meet(1, 3, gap=0))
     x = alone(p, Costs({3: 20.0}, comm_slowdown=0.5))
     assert x.end[1] == pytest.approx(20 * 2, rel=0.05)  # each ns of transfer meets a ns of kernels
+
+
+def contended(count: int = 60) -> tuple[Program, Kernels, tuple[Int64s, Int64s]]:
+    """Two products and a copy, again and again; every other time beside a transfer.
+
+    They last 100, 10 and 20; beside a transfer products 1.5 times as long, copies 1.1 times.
+    """
+    parts, code, end, at = [], [], [], 0
+    for i in range(count):
+        near = i % 2 == 1
+        lengths = [(100, 1, True), (10, 2, True), (20, 3, False)]
+        total = sum(n * (1.5 if f else 1.1) if near else n for n, _, f in lengths)
+        begin = at
+        for n, kind, fills in lengths:
+            lasts = round(n * (1.5 if fills else 1.1)) if near else n
+            parts.append(launch(0, lasts, fills=fills))
+            code.append(kind)
+            end.append((at, at + lasts))
+            at += lasts
+        if near:
+            parts.append(meet(1, i))
+            code.append(-1)
+            end.append((begin, begin + round(total)))
+        at += 50
+    times = np.array(end).T
+    kernels = Kernels(np.array(code), np.array(code) < 3)
+    return program(*parts), kernels, (times[0], times[1])
+
+
+def test_contention_is_measured_for_products_and_for_the_rest() -> None:
+    p, kernels, times = contended()
+    found = measure([p], [kernels], [times])
+    assert found.products == pytest.approx(1.5, rel=0.01)
+    assert found.others == pytest.approx(1.1, rel=0.01)
+    assert found.measured
+    length = alone_of(p, found, *times)[p.compute]
+    assert length.reshape(-1, 3).tolist() == pytest.approx(
+        np.tile([100, 10, 20], (len(length) // 3, 1)), abs=1
+    )
+
+
+def test_where_too_little_can_be_compared_the_prior_is_used() -> None:
+    p, kernels, times = contended(2)
+    found = measure([p], [kernels], [times])
+    assert (found.products, found.measured) == (PRIOR_PRODUCT_SLOWDOWN, False)
+    assert found.others == 1 + OTHERS_SLOWED * (PRIOR_PRODUCT_SLOWDOWN - 1)
+
+
+def test_a_few_kernels_do_not_speak_for_all() -> None:
+    """Products of 40 sizes: of all but one, none ran alone."""
+    p, kernels, times = contended()
+    code = kernels.code.copy()
+    large = np.flatnonzero((code == 1) & (p.work_ns > 100))
+    code[large] = 100 + np.arange(len(large))
+    found = measure([p], [Kernels(code, kernels.sized)], [times])
+    assert not found.measured
+    assert found.products == PRIOR_PRODUCT_SLOWDOWN
 
 
 def test_editing_keeps_references_and_drops_those_to_what_is_gone() -> None:

@@ -91,6 +91,15 @@ def test_what_kernels_cost_a_transfer_is_taken_out() -> None:
     assert line.beta_ns == pytest.approx(0.1, rel=0.02)
 
 
+def test_sizes_are_not_compared_with_each_other() -> None:
+    """Small messages, always beside kernels, move faster than large ones do."""
+    n = np.array([1e6, 1e6, 2e7, 2e7]).astype(np.int64)
+    time = np.array([0.07e6, 0.07e6, 2e6, 2e6])
+    beside = np.array([0.07e6, 0.07e6, 0.0, 0.0])
+    assert fit_line(n, time, beside)[1] == 0.0
+    assert fit_line(n, time, beside, prior=0.25)[1] == 0.25
+
+
 def test_one_size_leaves_latency_open() -> None:
     line, _ = fit_line(np.array([1000, 1000]), np.array([300.0, 320.0]))
     assert line.alpha_ns == 0

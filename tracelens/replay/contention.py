@@ -1,7 +1,8 @@
 """How much kernels and communication slow each other, measured on the recording itself.
 
 Layers repeat: the same kernel runs with communication beside it and without. What it lasts longer
-with it is the slowdown (whatever its cause: SMs, memory bandwidth, power).
+with it is the slowdown (whatever its cause: SMs, memory bandwidth, power). Products and attention,
+which fill the multiprocessors, are slowed more than others: the two are measured apart.
 """
 
 from __future__ import annotations
@@ -19,24 +20,48 @@ from tracelens.thresholds.replay import (
     BESIDE_SHARE,
     LATE_ADMISSION,
     LONG_KERNEL_NS,
+    MAX_PRODUCT_SLOWDOWN,
     MAX_SLOWDOWN,
+    MIN_COMPARED,
     MIN_CONTENDED,
+    OTHERS_SLOWED,
     PRIOR_ADMISSION,
-    PRIOR_SLOWDOWN,
+    PRIOR_PRODUCT_SLOWDOWN,
 )
-from tracelens.trace import Int64s
+from tracelens.trace import Bools, Int64s
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Slowdown:
-    """How much longer a kernel takes beside communication.
+    """How much longer kernels take beside communication, >= 1.
 
-    `factor` >= 1; `measured` tells it from the prior; `kernels` is how many were compared.
+    `products` of matrix products and attention, `others` of all other kernels. `measured`: whether
+    products were; `kernels` is how many were compared.
     """
 
-    factor: float
+    products: float
+    others: float
     measured: bool
     kernels: int
+
+    def of(self, program: Program) -> Floats:
+        """The factor of each row; float64 (m,)."""
+        kinds = np.where(program.fills, self.products, self.others)
+        return np.where(program.compute, kinds, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What a rank's rows are, for telling the same kernel again; (m,) each.
+
+    `code` int64: of a kernel's name, and of its operands' sizes where those were recorded
+    (`sized`, bool); -1 none.
+    """
+
+    code: Int64s
+    sized: Bools
 
 
 def beside(program: Program, start_ns: Int64s, end_ns: Int64s) -> Int64s:
@@ -47,43 +72,65 @@ def beside(program: Program, start_ns: Int64s, end_ns: Int64s) -> Int64s:
 
 def measure(
     programs: Sequence[Program],
-    names: Sequence[Int64s],
+    kernels: Sequence[Kernels],
     times: Sequence[tuple[Int64s, Int64s]],
 ) -> Slowdown:
     """The slowdown of kernels, from all ranks.
 
-    A kernel is told by its name and its neighbours' on the stream: its place in the layer. Of each
-    the median length without communication is the work w; with a share f of its length D beside
-    communication, D (1 - f) + D f / s = w. The slope of 1 - w / D over f is 1 - 1 / s.
+    A product is told by its name and its operands' sizes (kernels that stay on the GPU have one
+    name and grid for all sizes); any other kernel, or a product without sizes, by its name and its
+    neighbours' on the stream: its place in the layer.
 
     Parameters
     ----------
     programs : sequence of Program
-    names : sequence of int64 (m,)
-        Code of the kernel's name in each row, -1 none; codes are the rank's own.
+    kernels : sequence of Kernels
+        Codes are the rank's own.
     times : sequence of (start, end), int64 (m,) each
         As recorded, ns.
     """
-    above, below, count = 0.0, 0.0, 0
-    for program, name, (start, end) in zip(programs, names, times, strict=True):
-        rows = np.flatnonzero(program.compute & (end > start))
-        if len(rows) < 3:
-            continue
-        length = (end - start)[rows].astype(float)
-        share = beside(program, start, end)[rows] / length
-        at = name[rows]
-        place = np.stack([np.roll(at, 1), at, np.roll(at, -1)], axis=1)
-        _, kind = np.unique(place, axis=0, return_inverse=True)
-        alone = _medians(kind.reshape(-1), length, share <= ALONE_SHARE)
-        with_comm = (share >= BESIDE_SHARE) & (alone > 0)
-        d, f, w = length[with_comm], share[with_comm], alone[with_comm]
-        above += float((d * f * (1 - w / d)).sum())
-        below += float((d * f * f).sum())
-        count += int(with_comm.sum())
-    if count < MIN_CONTENDED or below <= 0:
-        return Slowdown(PRIOR_SLOWDOWN, False, count)
-    slope = min(max(above / below, 0.0), 1 - 1 / MAX_SLOWDOWN)
-    return Slowdown(1 / (1 - slope), True, count)
+    parts = [_compared(p, k, t) for p, k, t in zip(programs, kernels, times, strict=True)]
+    if not parts:
+        parts = [np.empty((4, 0))]
+    found = np.concatenate(parts, axis=1)
+    fills = found[3] > 0
+    products = _factor(found[:3, fills], MAX_PRODUCT_SLOWDOWN)
+    others = _factor(found[:3, ~fills], MAX_SLOWDOWN)
+    measured = products is not None
+    products = products or PRIOR_PRODUCT_SLOWDOWN
+    others = others or 1 + OTHERS_SLOWED * (products - 1)
+    return Slowdown(products, others, measured, int((found[2] > 0).sum()))
+
+
+def _compared(program: Program, kernels: Kernels, times: tuple[Int64s, Int64s]) -> Floats:
+    """Kernels beside communication: length, share of it beside, length alone (-1), product or not.
+
+    float64 (4, n).
+    """
+    start, end = times
+    rows = np.flatnonzero(program.compute & (end > start))
+    length = (end - start)[rows].astype(float)
+    share = beside(program, start, end)[rows] / np.maximum(length, 1)
+    code, sized = kernels.code[rows], kernels.sized[rows] & program.fills[rows]
+    sides = [np.where(sized, -1, np.roll(code, k)) for k in (1, -1)]
+    _, kind = np.unique(np.stack([code, *sides], axis=1), axis=0, return_inverse=True)
+    alone = _medians(kind.reshape(-1), length, share <= ALONE_SHARE)
+    near = share >= BESIDE_SHARE
+    return np.stack([length, share, alone, program.fills[rows].astype(float)])[:, near]
+
+
+def _factor(found: Floats, most: float) -> float | None:
+    """The slowdown of some kernels; None where too few can be compared.
+
+    With a share f of its length D beside communication and w alone, D (1 - f) + D f / s = w. The
+    slope of 1 - w / D over f is 1 - 1 / s.
+    """
+    known = found[2] > 0
+    d, f, w = found[:, known]
+    if known.sum() < MIN_CONTENDED or d.sum() < MIN_COMPARED * found[0].sum():
+        return None
+    slope = float((d * f * (1 - w / d)).sum() / (d * f * f).sum())
+    return 1 / (1 - min(max(slope, 0.0), 1 - 1 / most))
 
 
 def _medians(kind: Int64s, length: np.ndarray, alone: np.ndarray) -> np.ndarray:
@@ -98,10 +145,9 @@ def _medians(kind: Int64s, length: np.ndarray, alone: np.ndarray) -> np.ndarray:
     return np.where(kinds[k] == kind, middle[k], -1.0)
 
 
-def alone(program: Program, factor: float, start_ns: Int64s, end_ns: Int64s) -> Int64s:
+def alone(program: Program, slowdown: Slowdown, start_ns: Int64s, end_ns: Int64s) -> Int64s:
     """Length of each row's work with nothing beside it, ns; int64 (m,)."""
-    shared = beside(program, start_ns, end_ns)
-    less = np.where(program.compute, shared * (1 - 1 / factor), 0)
+    less = beside(program, start_ns, end_ns) * (1 - 1 / slowdown.of(program))
     return np.maximum(program.work_ns - less, 0).astype(np.int64)
 
 

@@ -16,12 +16,18 @@ from tracelens.intervals import clip_lengths, union
 from tracelens.pipeline import Kept, Paths, open_rank, read_run
 from tracelens.reading import Progress
 from tracelens.replay.build import Host, Window, build
-from tracelens.replay.contention import Slowdown, alone, measure, measure_admission
+from tracelens.replay.contention import Kernels, Slowdown, alone, measure, measure_admission
 from tracelens.replay.footprint import Footprint, footprint
 from tracelens.replay.program import Act, Program
 from tracelens.replay.simulate import Costs, Simulation, simulate
 from tracelens.replay.transfer import Line, fit_line
-from tracelens.thresholds.replay import REPLAY_STEPS
+from tracelens.thresholds import LARGE_MESSAGE_BYTES
+from tracelens.thresholds.replay import (
+    FAST_GBPS,
+    FAST_TRANSFER_SLOWDOWN,
+    REPLAY_STEPS,
+    SLOW_TRANSFER_SLOWDOWN,
+)
 from tracelens.trace import Int64s
 
 
@@ -125,7 +131,7 @@ def load(analysis: Analysis, kept: Kept | None = None, progress: Progress | None
     """
     first, last = _steps(analysis)
     zero = min(r.info.clock_zero_ns for r in analysis.ranks)
-    found: list[tuple[RankModel, Int64s, tuple[Int64s, Int64s]]] = []
+    found: list[tuple[RankModel, Kernels, tuple[Int64s, Int64s]]] = []
     memory: Footprint | None = None
     for r, offset, number in zip(
         analysis.ranks, analysis.matches.offset_ns, analysis.matches.number, strict=True
@@ -143,20 +149,23 @@ def load(analysis: Analysis, kept: Kept | None = None, progress: Progress | None
         memory = memory if found else _memory(analysis, seen)
         found.append(_rank(r, seen, program, host))
     slowdown = measure(
-        [m.program for m, _, _ in found], [n for _, n, _ in found], [t for _, _, t in found]
+        [m.program for m, _, _ in found], [k for _, k, _ in found], [t for _, _, t in found]
     )
-    ranks = tuple(_decontended(m, slowdown.factor, t) for m, _, t in found)
+    ranks = tuple(_decontended(m, slowdown, t) for m, _, t in found)
     transfer = _transfers(analysis, ranks)
     shared = _beside_compute([m.program for m in ranks], [t for _, _, t in found])
-    line, slow = _fitted(ranks, [m.reductions for m in ranks], transfer, shared)
-    fetch, slow_fetch = _fitted(ranks, [m.fetches for m in ranks], transfer, shared)
+    prior = FAST_TRANSFER_SLOWDOWN if _fast(analysis, transfer) else SLOW_TRANSFER_SLOWDOWN
+    line, slow = _fitted(ranks, [m.reductions for m in ranks], transfer, shared, prior)
+    fetch, slow_fetch = _fitted(
+        ranks, [m.fetches for m in ranks], transfer, shared, SLOW_TRANSFER_SLOWDOWN
+    )
     slow = slow if fetch is None else (slow + slow_fetch) / 2
     transfer = {n: max(t - slow * shared.get(n, 0.0), 0.0) for n, t in transfer.items()}
     matched = all(bool((p.act[p.comm] == Act.MEET).all()) for p in (m.program for m in ranks))
     return Model(
         analysis=analysis,
         ranks=ranks,
-        costs=Costs(transfer, slowdown.factor, slow),
+        costs=Costs(transfer, slowdown.products, slowdown.others, slow),
         slowdown=slowdown,
         reduction=line,
         fetch=fetch,
@@ -202,8 +211,8 @@ def _steps(analysis: Analysis) -> tuple[dict[int, int], dict[int, int]]:
 
 def _rank(
     r: RankAnalysis, seen: RankEvents, program: Program, host: Host
-) -> tuple[RankModel, Int64s, tuple[Int64s, Int64s]]:
-    """A rank's model with recorded lengths, its kernels' names and the times of its work."""
+) -> tuple[RankModel, Kernels, tuple[Int64s, Int64s]]:
+    """A rank's model with recorded lengths, what its kernels are and the times of its work."""
     work, s = seen.work, seen.trace.slices
     own = program.work
     known = own >= 0
@@ -231,11 +240,24 @@ def _rank(
         compute_stream=int(stream[0]) if len(stream) else -1,
     )
     times = np.where(known, work.start_ns[own], 0), np.where(known, work.end_ns[own], 0)
-    return model, np.where(known, s.name[work.row[own]], -1), times
+    return model, _kernels(seen, own), times
 
 
-def _decontended(m: RankModel, factor: float, times: tuple[Int64s, Int64s]) -> RankModel:
-    work = alone(m.program, factor, *times)
+def _kernels(seen: RankEvents, own: Int64s) -> Kernels:
+    """What each row of a program is, by its row of `GpuWork` (-1 none)."""
+    s, shapes, work = seen.trace.slices, seen.trace.shapes, seen.work
+    name = np.where(own >= 0, s.name[work.row[own]], -1).astype(np.int64)
+    if not len(shapes):
+        return Kernels(name, np.zeros(len(own), bool))
+    parent = work.parent[own]
+    at = np.minimum(np.searchsorted(shapes.row, parent), len(shapes) - 1)
+    sized = (own >= 0) & (shapes.row[at] == parent) & (shapes.dims[at] >= 0)
+    dims = np.where(sized, shapes.dims[at], -1)
+    return Kernels(name * (int(dims.max(initial=0)) + 2) + dims, sized)
+
+
+def _decontended(m: RankModel, slowdown: Slowdown, times: tuple[Int64s, Int64s]) -> RankModel:
+    work = alone(m.program, slowdown, *times)
     return replace(m, program=replace(m.program, work_ns=work))
 
 
@@ -248,6 +270,19 @@ def _transfers(analysis: Analysis, ranks: tuple[RankModel, ...]) -> dict[int, fl
                 shortest[n] = min(shortest.get(n, d), d)
     used = {n for m in ranks for n in m.program.meet.tolist() if n >= 0}
     return {n: float(shortest[n]) for n in used}
+
+
+def _fast(analysis: Analysis, transfer: dict[int, float]) -> bool:
+    """Whether large messages move as over NVLink: where kernels beside them cost them the most."""
+    rates = []
+    for r, number in zip(analysis.ranks, analysis.matches.number, strict=True):
+        large = np.flatnonzero((r.comm.bytes >= LARGE_MESSAGE_BYTES) & (number >= 0))
+        rates += [
+            b / transfer[n]
+            for n, b in zip(number[large].tolist(), r.comm.bytes[large].tolist(), strict=True)
+            if transfer.get(n)
+        ]
+    return bool(rates) and float(np.median(rates)) >= FAST_GBPS
 
 
 def _beside_compute(
@@ -278,6 +313,7 @@ def _fitted(
     role: Sequence[Int64s],
     transfer: dict[int, float],
     shared: dict[int, float],
+    prior: float,
 ) -> tuple[Line | None, float]:
     """Time of a role's transfers by their size, and what kernels beside them cost.
 
@@ -298,4 +334,4 @@ def _fitted(
     if not found:
         return None, 0.0
     sizes, times, beside = (np.array(c) for c in zip(*found.values(), strict=True))
-    return fit_line(sizes, times, beside, min(transfer.values(), default=np.inf))
+    return fit_line(sizes, times, beside, min(transfer.values(), default=np.inf), prior)

@@ -126,13 +126,13 @@ class Rank:
         start, end = (np.array(c)[self.kernels].astype(np.int64) for c in (self.start, self.end))
         return union(start, end)
 
-    def run(self, factor: float, part: float) -> Pass:  # noqa: C901 - one loop, for speed
+    def run(self, product: float, other: float, part: float) -> Pass:  # noqa: C901 - one loop, for speed
         """One pass: yields (collective, arrival) and is told (start, end).
 
         Parameters
         ----------
-        factor : float
-            How much longer kernels take beside communication.
+        product, other : float
+            How much longer products and attention, and other kernels, take beside communication.
         part : float
             Of a kernel that fills the GPU, after which collectives begin beside it; 0: any time.
         """
@@ -140,7 +140,8 @@ class Rank:
         free = [self.host + b for b in self.program.busy_until_ns]
         own, base, drift = self.own, self.host, 0.0
         comm.seen = filled.seen = 0
-        first, last, total, over = comm.start, comm.end, len(comm.start), 0
+        first, last, total = comm.start, comm.end, len(comm.start)
+        passed = [0] * len(free)  # by stream: kernels of one begin in order, those of two do not
         waited: list[tuple[int, float]] = []
         for row, kind, stream, call, pause, work, after, meet in self._items:
             at = base + call
@@ -171,13 +172,13 @@ class Rank:
             else:
                 drift = at - start[row] if start[row] < _NEVER else 0.0
                 stop = at + work
-                seen = comm.seen
+                seen, over = comm.seen, passed[stream]
                 while over < total and last[over] + (drift if over >= seen else 0.0) <= at:
                     over += 1
                 if over < total and first[over] + (drift if over >= seen else 0.0) < stop:
+                    factor = product if kind == _FILLS else other
                     stop = _beside(comm, factor, over, drift, at, work)
-                if over > seen:
-                    over = seen
+                passed[stream] = min(over, seen)
                 if kind == _FILLS:
                     filled.ran(at, stop)
             start[row], end[row], free[stream] = at, stop, stop

@@ -20,7 +20,6 @@ from tracelens.thresholds.replay import (
     HOST_DRIFT,
     HOST_ROUNDS,
     LOW_REPLAY_ERROR,
-    MAX_SLOWDOWN,
     NOISE_PCT,
     REPEAT_PCT,
     ROUGH,
@@ -282,7 +281,7 @@ class Predictor:
         if change.get("overlap_comm") and not self.model.slowdown.measured:
             notes.append(
                 "nothing overlaps in this recording: how much kernels and communication slow each "
-                f"other is assumed (kernels x {self.model.slowdown.factor:.2f})"
+                f"other is assumed (matrix products x {self.model.slowdown.products:.2f})"
             )
             return "medium"
         if self._host_unsure(change):
@@ -375,15 +374,16 @@ Vary: TypeAlias = Callable[[Costs], Costs]
 
 def _variations(model: Model) -> list[Vary]:
     """Costs at the ends of what they may be."""
-    factor = model.slowdown.factor
     spread = max(model.reduction.spread if model.reduction else 0.0, TRANSFER_DRIFT)
     spread = min(spread, 0.5)
-    low, high = (1 + (factor - 1) / 2, min(1 + (factor - 1) * 1.5, MAX_SLOWDOWN))
-    if not model.slowdown.measured:
-        low, high = 1.0, MAX_SLOWDOWN
+    low, high = (0.5, 1.5) if model.slowdown.measured else (0.0, 2.0)
 
-    def slowed(to: float) -> Vary:
-        return lambda c: replace(c, compute_slowdown=to)
+    def slowed(by: float) -> Vary:
+        return lambda c: replace(
+            c,
+            product_slowdown=1 + (c.product_slowdown - 1) * by,
+            compute_slowdown=1 + (c.compute_slowdown - 1) * by,
+        )
 
     def scaled(by: float) -> Vary:
         return lambda c: replace(c, transfer_ns={n: t * by for n, t in c.transfer_ns.items()})

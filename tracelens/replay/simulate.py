@@ -33,14 +33,16 @@ Floats = NDArray[np.float64]
 class Costs:
     """What contention costs, and how long each collective's transfer takes alone.
 
-    `transfer_ns` maps a collective to ns. `compute_slowdown` >= 1 is how much longer a kernel takes
-    beside communication; `comm_slowdown` >= 0 the share of kernels' time beside a transfer that is
-    added to it. `admitted`: the part of a kernel that fills the GPU after which a collective that
+    `transfer_ns` maps a collective to ns. `product_slowdown` and `compute_slowdown` >= 1 are how
+    much longer products and attention, and all other kernels, take beside communication;
+    `comm_slowdown` >= 0 the share of kernels' time beside a transfer that is added to it.
+    `admitted`: the part of a kernel that fills the GPU after which a collective that
     became ready beside it starts; 0 where the programs' pauses have that in them. `host`: what all
     time of the hosts is multiplied by.
     """
 
     transfer_ns: dict[int, float]
+    product_slowdown: float = 1.0
     compute_slowdown: float = 1.0
     comm_slowdown: float = 0.0
     admitted: float = 0.0
@@ -128,7 +130,9 @@ def _settle(
     before = 0.0
     for _ in range(PASSES):
         length = _lengths(costs, when, ranks)
-        runs = [r.run(costs.compute_slowdown, costs.admitted) for r in ranks]
+        runs = [
+            r.run(costs.product_slowdown, costs.compute_slowdown, costs.admitted) for r in ranks
+        ]
         when = _meet(runs, members, length)
         lasts = tuple(r.finish - r.begin for r in ranks)
         if abs(sum(lasts) - before) <= settled * sum(lasts):

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from tracelens.thresholds.replay import BESIDE_SHARE, MAX_LATENCIES, MAX_SLOWDOWN, MIN_SIZE_RATIO
 from tracelens.trace import Int64s
 
+Floats = NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -30,9 +32,10 @@ class Line:
 
 def fit_line(
     nelems: Int64s,
-    time_ns: NDArray[np.float64],
-    beside_ns: NDArray[np.float64] | None = None,
+    time_ns: Floats,
+    beside_ns: Floats | None = None,
     latency_ns: float = np.inf,
+    prior: float = 0.0,
 ) -> tuple[Line, float]:
     """Least squares of relative errors; without two sizes that differ, time is by size alone.
 
@@ -45,19 +48,21 @@ def fit_line(
         For how long of it kernels ran too, mean over ranks.
     latency_ns : float, optional
         What the smallest message takes: large ones do not tell latency, which is of its order.
+    prior : float
+        What kernels slow a transfer by if the recording does not tell.
 
     Returns
     -------
     Line
         Of transfers with nothing beside them.
     float
-        Time that a transfer takes longer per time of kernels beside it; 0 where the recording has
-        not both kinds of transfers.
+        Time that a transfer takes longer per time of kernels beside it.
     """
     x, y = nelems.astype(float), np.maximum(time_ns, 1.0)
-    slow = _slowed(x, y, beside_ns) if beside_ns is not None else 0.0
-    if slow:
-        y = np.maximum(y - slow * np.asarray(beside_ns), 1.0)
+    slow = 0.0
+    if beside_ns is not None:
+        slow = _slowed(x, y, beside_ns, prior)
+        y = np.maximum(y - slow * beside_ns, 1.0)
     beta = float(y.sum() / x.sum())
     alpha = 0.0
     if x.max() >= MIN_SIZE_RATIO * x.min():
@@ -72,13 +77,20 @@ def fit_line(
     return Line(alpha, beta, float(np.sqrt((error**2).mean()))), slow
 
 
-def _slowed(x: NDArray[np.float64], y: NDArray[np.float64], beside: NDArray[np.float64]) -> float:
-    """How much kernels slow a transfer: time per element alone against time per element beside."""
+def _slowed(x: Floats, y: Floats, beside: Floats, prior: float) -> float:
+    """How much kernels slow a transfer: those of one size, with kernels beside them and without.
+
+    Small messages move at rates of their own, so sizes are not compared with each other.
+    """
     share = beside / y
-    free, full = share <= 1 - BESIDE_SHARE, share >= BESIDE_SHARE
-    if not free.any() or not full.any():
-        return 0.0
-    # two unknowns, time per element b and slowdown c, in y = b x + c beside
-    design = np.stack([x / y, share], axis=1)
-    (_, slow), *_ = np.linalg.lstsq(design, np.ones(len(x)), rcond=None)
-    return float(min(max(slow, 0.0), 1 - 1 / MAX_SLOWDOWN))
+    free, full = share <= 1 - BESIDE_SHARE, share > BESIDE_SHARE
+    longer = together = 0.0
+    for size in np.unique(x):
+        a, b = free & (x == size), full & (x == size)
+        count = min(int(a.sum()), int(b.sum()))
+        if count:
+            longer += count * float(np.median(y[b]) - np.median(y[a]))
+            together += count * float(np.median(beside[b]) - np.median(beside[a]))
+    if together <= 0:
+        return prior
+    return min(max(longer / together, 0.0), 1 - 1 / MAX_SLOWDOWN)

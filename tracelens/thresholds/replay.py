@@ -43,12 +43,39 @@ BESIDE_SHARE: Final = 0.5
 MIN_CONTENDED: Final = 20
 """So many contended kernels of a known place make a slowdown; fewer leave the prior."""
 
-PRIOR_SLOWDOWN: Final = 1.19
-"""Slowdown of compute by overlapped communication where the trace has none to measure: the mean
-over A100, H100 and MI2xx of arXiv 2507.03114; 1.09 to 1.32 on recorded H200 runs."""
+MIN_COMPARED: Final = 0.3
+"""Share of the contended kernels' time that has to be compared: what is left over otherwise lies at
+the ends of collectives. Where 5 to 25 % could be, the answer was off by up to 0.15 (H200)."""
+
+PRIOR_PRODUCT_SLOWDOWN: Final = 1.25
+"""Slowdown of matrix products and attention beside communication where the trace has none to
+measure: with `OTHERS_SLOWED`, and products for 70 % of the time, all kernels take the 1.19 that is
+the mean over A100, H100 and MI2xx of arXiv 2507.03114. On H200 1.2 to 1.3 beside a slow link, 1.3
+to 1.6 beside NVLink."""
+
+OTHERS_SLOWED: Final = 0.25
+"""What other kernels are slowed by, as a share of what products are: 0.23 to 0.28 on four
+recordings that showed both on nearly all kernels (H200, slow link and NVLink), 0.42 on a fifth."""
+
+FAST_TRANSFER_SLOWDOWN: Final = 0.3
+"""What a reduction takes longer per time of kernels beside it where the recording has no two of one
+size to compare, over a fast link: 0.25 to 0.31 for messages of 64 MB and more on five recordings
+(H200, NVLink), 0.3 to 0.4 for reduce-scatters."""
+
+SLOW_TRANSFER_SLOWDOWN: Final = 0.03
+"""The same over a slow link, where the link is the limit: 0.02 to 0.05 (H200, shared memory); and
+of all-gathers, which compute nothing: 0 to 0.04 over NVLink."""
+
+FAST_GBPS: Final = 100.0
+"""Bytes of large messages over their transfer's time from which a link is a fast one, GB/s: NVLink
+of A100 and H100 gives 140 and more (nccl-tests), eight 400 Gb/s NICs of a node 50 a GPU at most."""
 
 MAX_SLOWDOWN: Final = 1.6
-"""The most that is believed: 40 % was the worst of arXiv 2507.03114."""
+"""The most that is believed of other kernels: 40 % was the worst of arXiv 2507.03114."""
+
+MAX_PRODUCT_SLOWDOWN: Final = 2.0
+"""The most that is believed of products: 1.7 was measured between two runs of one model that differ
+in overlap_comm alone (H200, NVLink)."""
 
 MIN_SIZE_RATIO: Final = 1.5
 """Sizes that differ by half tell latency from bandwidth; closer ones leave it to chance."""
