@@ -196,6 +196,22 @@ def test_waiting_behind_other_work_is_no_stall(tmp_path: Path) -> None:
     assert rank_of(trace, tmp_path).host.stalls.tolist() == [0]
 
 
+@pytest.mark.parametrize(("call", "stalls"), [(2400, 0), (2400 - STALL_NS / 1000, 0), (5, 1)])
+def test_a_launch_that_is_held_up_is_the_hosts(call: float, stalls: int, tmp_path: Path) -> None:
+    """Work starts 2.4 ms after its launch began, but the call itself took that long.
+
+    A thread that loses its core in the middle of a launch looks so, and no other process has the
+    GPU.
+    """
+    trace = TraceBuilder().step(1, 0, 5000).launch(1, ts=50, dur=5, tid=100)
+    trace.kernel("gemm", 100, 100, corr=1).launch(2, ts=300, dur=call, tid=100)
+    trace.kernel("gemm", 2700, 10, corr=2)
+    host = rank_of(trace, tmp_path).host
+    assert host.stalls.tolist() == [stalls]
+    held = call * (not stalls)
+    assert host.idle_ns[0, Cause.DEVICE] == round((2400 - held) * 1000)
+
+
 # ------------------------------------------------------------------------- the last window's end
 def test_the_end_of_the_last_window_is_like_the_way_into_it(tmp_path: Path) -> None:
     """Each step begins with 60 us of loading before its first work, 100 us after its start.

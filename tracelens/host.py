@@ -1,7 +1,7 @@
 """What the host did while the GPU had nothing to do: idle time by cause, launches, pauses.
 
-Idle time before the next piece of GPU work is split at the call that launched it: until then the
-host is the cause, after it the device (launch latency, an event, another process). The host's part
+Idle time before the next piece of GPU work is split where it was submitted: until then the host is
+the cause, after it the device (launch latency, an event, another process). The host's part
 is attributed to what its threads were doing: loading data, allocating, updating on the CPU,
 nothing at all (a pause), or just not being fast enough.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from tracelens.classify import Op
 from tracelens.copies import exposed_of, is_pageable, pageable_of
 from tracelens.intervals import Spans, clip_lengths, intersect, subtract, union
-from tracelens.late_starts import LateStarts, late_starts
+from tracelens.late_starts import LateStarts, late_starts, submitted_ns
 from tracelens.launches import hooks, kernel_sums, launches, longest_kernels, recomputed_ns
 from tracelens.lengths import KernelLengths, kernel_lengths
 from tracelens.links import OPTIMIZER_STEP, GpuWork
@@ -270,7 +270,7 @@ def _idle(trace: Trace, work: GpuWork, steps: Steps) -> tuple[Spans, Spans, Late
     last = max(int(end[-1]), int(steps.end_ns.max(initial=0)))
     gap_start, gap_end = np.insert(end, 0, first), np.append(start, last)
     nxt = np.minimum(np.searchsorted(work.start_ns, gap_end, "left"), len(work) - 1)
-    launch = np.where(gap_end == work.start_ns[nxt], work.launch_ns[nxt], -1)
+    launch = np.where(gap_end == work.start_ns[nxt], submitted_ns(trace, work)[nxt], -1)
     turn = np.clip(np.where(launch >= 0, launch, gap_end), gap_start, gap_end)
     ends = np.flatnonzero(launch >= 0)
     gaps = (gap_start[ends], gap_end[ends])

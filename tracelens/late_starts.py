@@ -78,6 +78,18 @@ class LateStarts:
         return result
 
 
+def submitted_ns(trace: Trace, work: GpuWork) -> Int64s:
+    """When the host had submitted each piece of work, ns; -1 unknown.
+
+    The start of the launching call, which takes some 5 us. A call that takes longer than `STALL_NS`
+    was held up on the host (its thread lost the core, a module was loaded, a copy was staged), and
+    the work began at its end on recorded runs: then it is the end.
+    """
+    call = trace.slices.dur_ns[work.launch]
+    held_up = (work.launch >= 0) & (call > STALL_NS)
+    return np.where(held_up, work.launch_ns + call, work.launch_ns)
+
+
 def late_starts(
     trace: Trace, work: GpuWork, gaps: Spans, turn_ns: Int64s, nxt: Int64s
 ) -> LateStarts:
@@ -90,7 +102,7 @@ def late_starts(
     gaps : int64 (m,) each
         Start and end of gaps that end with work whose launch is known.
     turn_ns : int64 (m,)
-        Launch of the work that ends each gap, within the gap.
+        When the work that ends each gap was submitted, within the gap.
     nxt : int64 (m,)
         Row of `GpuWork` that ends each gap.
     """
@@ -104,7 +116,7 @@ def late_starts(
         start_ns=turn_ns[late],
         end_ns=gaps[1][late],
         row=row,
-        queued=work.launch_ns[row] < gaps[0][late],
+        queued=turn_ns[late] == gaps[0][late],
         first=first[row],
         cuda=np.isin(trace.slices.name[work.launch[row]], trace.names_starting("cu")),
     )
