@@ -433,11 +433,8 @@ def test_as_many_syncs_as_deepspeeds_own_are_clean(tmp_path: Path) -> None:
     assert how(context, "host_sync") == ("clean", None)
 
 
-def test_comms_logger(tmp_path: Path) -> None:
-    """A device synchronisation after each of six collectives a step; four gaps of 1.99 ms.
-
-    Two more are the throughput timer's.
-    """
+def logging_ranks() -> tuple[Rank, Rank]:
+    """Two ranks that synchronise after each of six collectives a step."""
 
     def logged(trace: TraceBuilder, step: int, zero: float) -> None:
         for i in range(5):
@@ -448,7 +445,15 @@ def test_comms_logger(tmp_path: Path) -> None:
             trace.launch(0, ts=us(zero + at), dur=us(dur), name="cudaDeviceSynchronize", tid=100)
 
     logs = Rank(compute=115, lead=25, add=logged)
-    context = context_of(Run((logs, logs)), tmp_path)
+    return logs, logs
+
+
+def test_comms_logger(tmp_path: Path) -> None:
+    """A device synchronisation after each of six collectives a step; four gaps of 1.99 ms.
+
+    Two more are the throughput timer's.
+    """
+    context = context_of(Run(logging_ranks()), tmp_path)
     assert cost_of(context, "comms_logger") == ms(7.96)
     assert how(context, "host_sync") == ("clean", None)
 
@@ -1022,6 +1027,7 @@ NEEDS = {
     "alike": "run the same model",
     "ds_config": "a ds_config",
     "unprofiled": "steps without a profiler",
+    "steady": "steady ones",
     "stacks": "recorded Python stacks",
     "steps": "steps",
     "run": "launches that ran",

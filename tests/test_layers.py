@@ -30,6 +30,7 @@ FLOORS = (
     ("steps",),
     ("moments",),
     ("phases", "launches", "late_starts", "lengths", "copies", "syncs", "peculiar"),
+    ("pauses", "host_work"),
     ("host",),
     ("overlap",),
     ("collectives",),

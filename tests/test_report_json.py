@@ -187,6 +187,7 @@ def test_findings_are_of_the_contract(analysis: tracelens.Analysis) -> None:
         "id": "a",
         "title": "A",
         "cost_ms_per_step": 0.25,
+        "recorded_ms_per_step": None,
         "severity": "critical",
         "ranks": [0],
         "steps": [1],

@@ -155,6 +155,9 @@ class Analysis:
         What the job was configured to do: as given by the user, else as in the manifest.
     efficiency : Efficiency or None
         Achieved TFLOP/s, MFU and HFU; None where no FLOPs were counted.
+    profiler_ns : float or None
+        How much of a recorded step the profiler takes by slowing the host, which no cost has; None
+        where that cannot be told.
     """
 
     run: RunInfo
@@ -172,3 +175,9 @@ class Analysis:
     manifest: Manifest | None = None
     ds_config: DsConfig | None = None
     efficiency: Efficiency | None = None
+    profiler_ns: float | None = None
+
+    @property
+    def judged_step_ns(self) -> float:
+        """The mean step that costs are part of: without the profiler's doing, as far as known."""
+        return self.summary.wall - (self.profiler_ns or 0.0)

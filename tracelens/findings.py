@@ -56,6 +56,8 @@ class Finding:
         Configuration keys and values that would help; None where no key does.
     proof : tuple of Proof
         Where in the trace it shows, in order of rank and time; the moments that weigh most.
+    recorded_ms_per_step : float, optional
+        The cost in the recorded steps, where that without a profiler is known and another.
     """
 
     id: str
@@ -68,3 +70,4 @@ class Finding:
     remedy: str = ""
     config: Mapping[str, object] | None = None
     proof: tuple[Proof, ...] = ()
+    recorded_ms_per_step: float | None = None

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tracelens.classify import Op
 from tracelens.copies import exposed_of, is_pageable, pageable_of
+from tracelens.host_work import host_work
 from tracelens.intervals import Spans, clip_lengths, intersect, subtract, union
 from tracelens.late_starts import LateStarts, late_starts, submitted_ns
 from tracelens.launches import hooks, kernel_sums, launches, longest_kernels, recomputed_ns
 from tracelens.lengths import KernelLengths, kernel_lengths
 from tracelens.links import OPTIMIZER_STEP, GpuWork
 from tracelens.moments import Moment, before_end, of_events, until_work
+from tracelens.pauses import Pause, find_pauses
 from tracelens.peculiar import Peculiar, find_peculiar, operand_nelems
 from tracelens.phases import Passes
 from tracelens.steps import DATA_LOADER, StepMap, Steps
@@ -29,11 +32,11 @@ from tracelens.syncs import (
     after_events,
     after_sync,
     at_step_ends,
+    blocked,
     sync_counts,
     sync_rows,
     works_for_steps,
 )
-from tracelens.thresholds import PAUSE_NS
 from tracelens.trace import Bools, Int64s, Kind, Trace, _freeze
 
 
@@ -57,21 +60,6 @@ _LOADER = re.compile("^" + re.escape(DATA_LOADER))
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
-    """A stretch without any host event: step row, start and length in ns, events around it.
-
-    `frame`: the innermost Python frame that spans it (with_stack), "" where none was recorded.
-    """
-
-    step: int
-    start_ns: int
-    dur_ns: int
-    after: str
-    before: str
-    frame: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Host:
     """The host's side of one rank's steps.
 
@@ -79,6 +67,9 @@ class Host:
     ----------
     idle_ns : int64 (k, number of `Cause`)
         Idle GPU time of each step by cause; rows add up to the breakdown's idle.
+    work_ns : int64 (k, number of `Cause` - 1)
+        How long the host worked up to idle time of each cause but the last, the device's
+        (`tracelens.host_work`).
     save_ns, save_bytes : int64 (k,)
         Exposed copies to pageable host memory, and their bytes.
     input_ns, input_bytes : int64 (k,)
@@ -127,6 +118,7 @@ class Host:
     """
 
     idle_ns: Int64s
+    work_ns: Int64s
     save_ns: Int64s
     save_bytes: Int64s
     input_ns: Int64s
@@ -175,7 +167,7 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
     """
     steps, backward_end_ns = found.steps, passes.last_ends(len(found.steps))
     host, device, late = _idle(trace, work, steps)
-    gaps, pauses = _pauses(trace, work, found)
+    gaps, pauses = find_pauses(trace, work, steps)
     syncs = sync_rows(trace, work, steps, backward_end_ns)
     update = _cpu_update(trace, steps, backward_end_ns)
     parts = [*_causes(trace, host, (update, gaps, after_sync(trace, work, syncs))), device]
@@ -191,6 +183,7 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
 
     return Host(
         idle_ns=idle,
+        work_ns=_work(trace, work, steps, (host, gaps, parts[:-1])),
         save_ns=save,
         save_bytes=size,
         input_ns=read,
@@ -212,8 +205,7 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
         kernel_sums=kernel_sums(trace, work, found, whole),
         gc_ns=within(Cause.PAUSE, _ranges(trace, (Kind.PYTHON, Kind.ANNOTATION), _GC)),
         event_sync_ns=within(Cause.SYNC, after_events(trace, work, syncs)),
-        shows_python=bool((trace.slices.kind == Kind.PYTHON).any())
-        or len(trace.names_matching(_GC)) > 0,
+        shows_python=_shows_python(trace),
         step_sync_ns=at_step_ends(trace, work, steps, backward_end_ns),
         recomputed_ns=recomputed_ns(trace, work, found),
         peculiar=find_peculiar(trace, steps, whole),
@@ -223,6 +215,21 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
         kernel_moments=longest_kernels(trace, work, found, whole),
         kernel_lengths=kernel_lengths(trace, work, found, whole, each=len(late.row) > 0),
     )
+
+
+def _work(
+    trace: Trace, work: GpuWork, steps: Steps, of: tuple[Spans, Spans, Sequence[Spans]]
+) -> Int64s:
+    """`host_work` of idle time, pauses and idle time by cause."""
+    idle, gaps, parts = of
+    still = gaps, _ranges(trace, Kind.RUNTIME, _ALLOCATOR)
+    launched = work.launch_ns[work.launch_ns >= 0]
+    first = int(launched.min()) if len(launched) else None
+    return host_work(idle, parts, still, blocked(trace, work), steps, first)
+
+
+def _shows_python(trace: Trace) -> bool:
+    return bool((trace.slices.kind == Kind.PYTHON).any()) or len(trace.names_matching(_GC)) > 0
 
 
 def _moments(
@@ -348,42 +355,6 @@ def _within(spans: Spans, others: Spans, steps: Steps, tail: int) -> Int64s:
 def _ranges(trace: Trace, kind: Kind | tuple[Kind, ...], pattern: re.Pattern[str]) -> Spans:
     rows = trace.rows(kind, trace.names_matching(pattern))
     return union(trace.slices.ts_ns[rows], trace.slices.end_ns[rows])
-
-
-def _pauses(trace: Trace, work: GpuWork, found: StepMap) -> tuple[Spans, tuple[Pause, ...]]:
-    """Stretches longer than `PAUSE_NS` in which no thread that works for the step has an event.
-
-    Threads that never run an op or launch work (NCCL's watchdog) do not count: their polling says
-    nothing about the step.
-    """
-    s = trace.slices
-    events = np.flatnonzero((s.kind == Kind.CPU_OP) | (s.kind == Kind.RUNTIME))
-    events = events[works_for_steps(trace, work)[s.track[events]]]
-    start, end = union(s.ts_ns[events], s.end_ns[events])
-    gap_start, gap_end = end[:-1], start[1:]
-    long = gap_end - gap_start > PAUSE_NS
-    gaps = gap_start[long], gap_end[long]
-    step = np.searchsorted(found.steps.host_start_ns, gaps[0], "right") - 1
-    # (a gap lies between two events)
-    before = events[np.searchsorted(s.ts_ns[events], gaps[0], "left") - 1]
-    after = events[np.searchsorted(s.ts_ns[events], gaps[1], "left")]
-    frames = trace.rows(Kind.PYTHON)
-    pauses = [
-        Pause(k, a, b - a, trace.strings[i], trace.strings[j], _frame(trace, frames, (a, b)))
-        for k, a, b, i, j in zip(
-            *(x.tolist() for x in (step, *gaps, s.name[before], s.name[after])), strict=True
-        )
-        if k >= 0
-    ]
-    return gaps, tuple(pauses)
-
-
-def _frame(trace: Trace, frames: Int64s, gap: tuple[int, int]) -> str:
-    """The shortest of some Python frames that is open over the middle nine tenths of a gap."""
-    s, margin = trace.slices, (gap[1] - gap[0]) // 20
-    rows = frames[: np.searchsorted(s.ts_ns[frames], gap[0] + margin, "right")]
-    rows = rows[s.ts_ns[rows] + s.dur_ns[rows] >= gap[1] - margin]
-    return trace.strings[s.name[rows[s.dur_ns[rows].argmin()]]] if len(rows) else ""
 
 
 def _count(trace: Trace, found: StepMap, pattern: re.Pattern[str]) -> Int64s:

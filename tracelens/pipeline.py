@@ -22,7 +22,16 @@ from tracelens.bounds import exposed_wait_bounds, transfer_bounds
 from tracelens.classify import Op
 from tracelens.coherence import of_one_recording, shared_notes, step_notes
 from tracelens.collectives import collect, summarize
-from tracelens.detectors import Context, RankView, find_link, is_shared, run_all
+from tracelens.detectors import (
+    Context,
+    RankView,
+    drift,
+    drift_text,
+    find_link,
+    is_shared,
+    run_all,
+    without_profiler,
+)
 from tracelens.efficiency import measure_efficiency
 from tracelens.errors import InputError
 from tracelens.fits import fit_transfers
@@ -256,13 +265,10 @@ def _assemble(
     setup = infer_setup(tuple(r.facts for r in ranks), run.world_size)
     summary = _summarize(ranks)
     context = _context(ranks, matches, setup, run, summary)
-    plain = declared.manifest.unprofiled_step_ms if declared.manifest else None
-    context = replace(
-        context,
-        ds_config=declared.ds_config,
-        unprofiled_ns=None if plain is None else ms_to_ns(plain),
-    )
+    context = _declared(context, declared)
     findings, verdicts = run_all(context)
+    profiler = without_profiler(context).profiler
+    notes += _drifting(context)
     return Analysis(
         run=run,
         ranks=ranks,
@@ -278,6 +284,7 @@ def _assemble(
         wait_bounds=_wait_bounds(context) if summary.exposed_wait is None else None,
         manifest=declared.manifest,
         ds_config=declared.ds_config,
+        profiler_ns=None if profiler is None else profiler.taken_ns,
         efficiency=measure_efficiency(declared.manifest, setup, run.device, ns_to_ms(summary.wall)),
     )
 
@@ -309,6 +316,26 @@ def _context(
     link = None if shared else find_link([r.comm for r in ranks], matches.wait_ns, run.device)
     none = np.zeros(len(views))
     return Context(views, setup, run.device, summary.wall, shared, link, none, none)
+
+
+def _declared(context: Context, declared: Declared) -> Context:
+    """The context with what is said of the run besides its traces."""
+    context = replace(context, ds_config=declared.ds_config)
+    plain = declared.manifest.unprofiled_step_ms if declared.manifest else None
+    if declared.manifest is None or plain is None:
+        return context
+    each = tuple(float(ms_to_ns(ms)) for ms in declared.manifest.unprofiled_each_ms)
+    return replace(context, unprofiled_ns=ms_to_ns(plain), unprofiled_each_ns=each)
+
+
+def _drifting(context: Context) -> tuple[Note, ...]:
+    """Say that steps change on their own: then the recorded ones are only as they were then."""
+    found = drift(context)
+    if found is None:
+        return ()
+    text = drift_text(found)
+    more = "what the profiler costs, and so what the job would save, is not told from that"
+    return (Note("drifting_steps", 1, f"{text[0].upper()}{text[1:]}; {more}."),)
 
 
 def _wait_bounds(context: Context) -> tuple[float, float] | None:

@@ -26,10 +26,20 @@ def works_for_steps(trace: Trace, work: GpuWork) -> Bools:
 def sync_rows(trace: Trace, work: GpuWork, steps: Steps, backward_end_ns: Int64s) -> Int64s:
     """Synchronising calls in forward and backward: in the step DeepSpeed itself needs some."""
     s = trace.slices
-    rows = trace.rows(Kind.RUNTIME, trace.names_matching(_SYNC))
-    rows = rows[works_for_steps(trace, work)[s.track[rows]]]
+    rows = _waiting(trace, work)
     step = np.searchsorted(steps.host_start_ns, s.ts_ns[rows], "right") - 1
     return rows[(step >= 0) & (s.ts_ns[rows] < backward_end_ns[np.maximum(step, 0)])]
+
+
+def blocked(trace: Trace, work: GpuWork) -> Spans:
+    """When a thread of the steps waits for the GPU, anywhere in a step."""
+    s, rows = trace.slices, _waiting(trace, work)
+    return union(s.ts_ns[rows], s.end_ns[rows])
+
+
+def _waiting(trace: Trace, work: GpuWork) -> Int64s:
+    rows = trace.rows(Kind.RUNTIME, trace.names_matching(_SYNC))
+    return rows[works_for_steps(trace, work)[trace.slices.track[rows]]]
 
 
 def after_sync(trace: Trace, work: GpuWork, rows: Int64s) -> Spans:

@@ -1,4 +1,4 @@
-"""Whether two sets of measurements differ by more than their own scatter: Welch's t-test."""
+"""Whether measurements differ by more than they scatter: two sets of them, or one in its course."""
 
 from __future__ import annotations
 
@@ -63,6 +63,47 @@ def welch(before: Sequence[float], after: Sequence[float]) -> Welch:
     error = math.sqrt(total)
     reach = error * _t_quantile(freedom)
     return Welch(delta, delta - reach, delta + reach, _two_sided(delta / error, freedom))
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """The straight line through a series.
+
+    Attributes
+    ----------
+    first, last : float
+        The line at the first and at the last value.
+    p_value : float
+        Chance of a slope this steep if there were none (two-sided).
+    """
+
+    first: float
+    last: float
+    p_value: float
+
+
+def trend(values: Sequence[float]) -> Trend | None:
+    """Least squares over the numbers of the values, and the t-test of the slope; None below three.
+
+    G. W. Snedecor and W. G. Cochran, "Statistical Methods", 8th edition, 9.3: the slope over its
+    standard error follows Student's t with n - 2 degrees of freedom.
+
+    Examples
+    --------
+    >>> found = trend([10.0, 12.0, 13.0, 16.0, 17.0])
+    >>> round(found.first, 1), round(found.last, 1), round(found.p_value, 4)
+    (10.0, 17.2, 0.0016)
+    """
+    n = len(values)
+    if n < 3:
+        return None
+    middle, mean = (n - 1) / 2, fmean(values)
+    spread = sum((k - middle) ** 2 for k in range(n))
+    slope = sum((k - middle) * v for k, v in enumerate(values)) / spread
+    rest = sum((v - mean - slope * (k - middle)) ** 2 for k, v in enumerate(values))
+    error = math.sqrt(rest / (n - 2) / spread)
+    chance = _two_sided(slope / error, n - 2) if error else float(slope == 0)
+    return Trend(mean - slope * middle, mean + slope * middle, chance)
 
 
 def _two_sided(t: float, freedom: float) -> float:

@@ -26,6 +26,7 @@ from tracelens.detectors import (
 from tracelens.detectors.context import Charge, Context, RankView, Verdict
 from tracelens.detectors.late import is_shared
 from tracelens.detectors.link import find_link
+from tracelens.detectors.recording import drift, drift_text, without_profiler
 from tracelens.findings import Finding
 from tracelens.infer.facts import did_not_run
 
@@ -35,9 +36,12 @@ __all__ = [
     "Detector",
     "RankView",
     "Verdict",
+    "drift",
+    "drift_text",
     "find_link",
     "is_shared",
     "run_all",
+    "without_profiler",
 ]
 
 
@@ -48,7 +52,8 @@ class Detector:
     `needs` may name ``host`` (host ops), ``stacks`` (Python frames), ``ranks`` (waiting known of
     several ranks), ``loader``, ``comm``, ``link``, ``alike`` (all ranks run the same model) or
     ``exclusive`` (no other process on the GPU), ``unprofiled`` (steps timed without a profiler),
-    ``steps`` (found), ``run`` (what was launched did run); see `_LACKS`.
+    ``steady`` (which do not become longer or shorter on their own), ``steps`` (found), ``run``
+    (what was launched did run); see `_LACKS`.
     """
 
     ids: tuple[str, ...]
@@ -60,7 +65,7 @@ class Detector:
 DETECTORS: tuple[Detector, ...] = (
     Detector(("gpu_shared",), late.gpu_shared),
     Detector(("device_wait",), late.device_wait),
-    Detector(("profiler_overhead",), recording.profiler_overhead, ("unprofiled",)),
+    Detector(("profiler_overhead",), recording.profiler_overhead, ("unprofiled", "steady")),
     Detector(("dataloader_stall",), host_side.dataloader_stall, ("loader",)),
     Detector(("allocator_churn",), host_side.allocator_churn, ("steps",)),
     Detector(("checkpoint_save",), pauses.checkpoint_save),
@@ -122,6 +127,7 @@ _HAS: dict[str, Callable[[Context], bool]] = {
     "comm": lambda c: any(len(v.comm) for v in c.views),
     "exclusive": lambda c: not c.shared_gpu,
     "unprofiled": lambda c: c.unprofiled_ns is not None,
+    "steady": lambda c: recording.drift(c) is None,
     "alike": lambda c: not stages.has_stages(c),
     "steps": lambda c: all(v.facts.stepped for v in c.views),
     "run": lambda c: all(not did_not_run(v.facts) for v in c.views),
@@ -137,6 +143,7 @@ _LACKS = {
     "comm": "no communication was recorded",
     "exclusive": "another process used the GPU: lengths of collectives cannot be trusted",
     "unprofiled": "no manifest tells how long steps are without a profiler",
+    "steady": "steps became longer or shorter while they were timed without a profiler",
     "alike": "the stages of a pipeline run different kernels",
     "steps": "no steps were found, and the start of a job allocates, too",
     "run": "kernel launches have no work on the GPU: a graph was captured, or work is missing",
@@ -153,7 +160,20 @@ def missing(context: Context, needs: tuple[str, ...]) -> str | None:
 
 
 def run_all(context: Context) -> tuple[tuple[Finding, ...], tuple[Verdict, ...]]:
-    """Run all detectors: findings by cost, largest first, and how each id ended."""
+    """Run all detectors: findings by cost, largest first, and how each id ended.
+
+    Where it is known what recording takes of the steps, costs are those of the run without it.
+    """
+    findings, verdicts = _run(context)
+    known = recording.without_profiler(context)
+    if known is not context:
+        plain, verdicts = _run(known)
+        findings = recording.beside_recorded(plain, findings)
+    return tuple(sorted(findings, key=lambda f: -f.cost_ms_per_step)), verdicts
+
+
+def _run(context: Context) -> tuple[tuple[Finding, ...], tuple[Verdict, ...]]:
+    """Ask the detectors in their order: findings as they come, and how each id ended."""
     findings: list[Finding] = []
     verdicts: list[Verdict] = []
     for detector in DETECTORS:
@@ -166,7 +186,7 @@ def run_all(context: Context) -> tuple[tuple[Finding, ...], tuple[Verdict, ...]]
         for name in detector.ids:
             status = "fired" if name in fired else "not_applicable" if reason else "clean"
             verdicts.append(Verdict(name, status, reason))  # type: ignore[arg-type]
-    return tuple(sorted(findings, key=lambda f: -f.cost_ms_per_step)), tuple(verdicts)
+    return tuple(findings), tuple(verdicts)
 
 
 def _after(context: Context, charge: Charge) -> Context:

@@ -97,7 +97,9 @@ def exposed_parameter_fetch(context: Context) -> Iterator[Charge]:
     hidden = 1 - float(context.exposed_transfer(masks).sum() / max(whole.sum(), 1.0))
     zero3 = context.setup.value("zero_stage") == 3 and context.waits is not None
     at = context.critical
-    behind = at is None or context.idle(Cause.LAUNCH)[at] > HOST_BOUND_SHARE * context.step_ns
+    behind = (
+        at is None or context.recorded_idle(Cause.LAUNCH)[at] > HOST_BOUND_SHARE * context.step_ns
+    )
     late = zero3 and not behind and hidden < PREFETCH_SHARE and _one_by_one(context)
     busy = _link_busy(context) if zero3 else 0.0
     if busy >= ZERO3_BUSY:

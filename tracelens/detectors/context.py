@@ -24,8 +24,26 @@ from tracelens.thresholds import CRITICAL_SHARE, HIGH_SHARE, INFO_SHARE
 from tracelens.trace import Bools, Int64s
 from tracelens.units import format_ns, ns_to_ms
 
-PerRank = NDArray[np.float64]
+Floats = NDArray[np.float64]
+PerRank = Floats
 """A quantity of each rank: mean over its whole steps, ns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profiler:
+    """What recording costs the steps, where they were timed without it (`detectors.recording`).
+
+    `extra_ns`: how much longer the recorded step is; `taken_ns`: how much of it is the host's.
+    `kept` (number of `Cause`): share of idle time of each cause that is there without a profiler.
+    `pace`: the host's time without a profiler, as a factor. `slower`: what recording takes of each
+    rank.
+    """
+
+    extra_ns: float
+    taken_ns: float
+    kept: Floats
+    pace: float
+    slower: PerRank
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +75,10 @@ class RankView:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A run as detectors see it: its ranks, what was running, and the mean step in ns."""
+    """A run as detectors see it: its ranks, what was running, and the mean step in ns.
+
+    With a `profiler` that is known, host-caused idle time and the step are those without it.
+    """
 
     views: tuple[RankView, ...]
     setup: Setup
@@ -73,6 +94,10 @@ class Context:
     """The part of it that was host-caused idle time."""
     unprofiled_ns: float | None = None
     """Mean step without a profiler, where the run's manifest has it."""
+    unprofiled_each_ns: tuple[float, ...] = ()
+    """Those steps one by one, mean of ranks; empty where that is not known."""
+    profiler: Profiler | None = None
+    """What recording costs, if that is known and taken off."""
     ds_config: DsConfig | None = None
     """What the job was configured to do, where that is known."""
 
@@ -83,7 +108,24 @@ class Context:
 
     def idle(self, cause: Cause) -> PerRank:
         """Idle time of a cause on each rank, ns a step."""
+        return self.hosts([v.host.idle_ns[:, cause] for v in self.views], cause)
+
+    def hosts(self, values: Sequence[Int64s], cause: Cause) -> PerRank:
+        """Means of (k,) parts of the idle time of a cause, one array a rank."""
+        return self.per_rank(values) * self.kept(cause)
+
+    def kept(self, cause: Cause) -> float:
+        """Share of the recorded idle time of a cause that is there without a profiler."""
+        return 1.0 if self.profiler is None else float(self.profiler.kept[cause])
+
+    def recorded_idle(self, cause: Cause) -> PerRank:
+        """Idle time of a cause as it was recorded: what the GPU had to do meanwhile."""
         return self.per_rank([v.host.idle_ns[:, cause] for v in self.views])
+
+    @property
+    def charged(self) -> PerRank:
+        """What findings take of each rank, the profiler's doing left out, ns a step."""
+        return self.explained - (0.0 if self.profiler is None else self.profiler.slower)
 
     @property
     def waits(self) -> PerRank | None:

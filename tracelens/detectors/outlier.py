@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,9 +75,9 @@ def slow_step_outlier(context: Context) -> Iterator[Charge]:
     whose = "" if alone is None else f": rank {ranks[alone]} is late"
     n = len(found.rows[0])
     larger = _more_work(context, found)
-    lost = np.maximum(found.growth - larger, 0.0) / n
+    lost = np.maximum(found.growth - larger - _of_profiler(context, found), 0.0) / n
     lost = np.maximum(
-        lost - np.minimum(_growth_of(context, found, _CHARGED) / n, context.explained), 0.0
+        lost - np.minimum(_growth_of(context, found, _CHARGED) / n, context.charged), 0.0
     )
     whose += ": a longer batch" if larger.any() and most == "compute" else ""
     names = _only_there(context, found, alone)
@@ -136,8 +136,15 @@ def _growth_of(context: Context, found: _Outlier, causes: Sequence[Cause]) -> Pe
     growth = np.zeros(len(context.views))
     for i, (view, rows) in enumerate(zip(context.views, found.rows, strict=True)):
         for cause in causes:
-            growth[i] += max(_excess(view.host.idle_ns[rows, cause], found.where[i]), 0.0)
+            more = max(_excess(view.host.idle_ns[rows, cause], found.where[i]), 0.0)
+            growth[i] += more * context.kept(cause)
     return growth
+
+
+def _of_profiler(context: Context, found: _Outlier) -> PerRank:
+    """What of the growth of each rank's idle time is the profiler's doing, ns."""
+    recorded = _growth_of(replace(context, profiler=None), found, tuple(Cause))
+    return recorded - _growth_of(context, found, tuple(Cause))
 
 
 def _parts(context: Context) -> dict[str, list[Int64s]]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from tracelens.detectors import proof
 from tracelens.detectors.context import Charge, Context, RankView, charge, ranks_of, spread
-from tracelens.host import Cause, Pause
+from tracelens.host import Cause
 from tracelens.moments import Moment
+from tracelens.pauses import Pause
 from tracelens.thresholds import SAVE_BYTES
 from tracelens.trace import Int64s
 from tracelens.units import format_ns
@@ -24,23 +25,27 @@ def checkpoint_save(context: Context) -> Iterator[Charge]:
     found = [saving_steps(v.host.save_bytes) for v in context.views]
     if not any(len(f) for f in found):
         return
-    cause = []
+    copied, paused = [], []
     for view, steps in zip(context.views, found, strict=True):
         spent = np.zeros(len(view.steps), np.int64)
-        spent[steps] = view.host.save_ns[steps] + view.host.idle_ns[steps, Cause.PAUSE]
-        cause.append(spent)
+        spent[steps] = view.host.save_ns[steps]
+        copied.append(spent)
+        spent = np.zeros(len(view.steps), np.int64)
+        spent[steps] = view.host.idle_ns[steps, Cause.PAUSE]
+        paused.append(spent)
     size = max(int(v.host.save_bytes.max()) for v in context.views)
     numbers = {int(v.steps.number[i]) for v, f in zip(context.views, found, strict=True) for i in f}
+    most = float(max((c + p).max() for c, p in zip(copied, paused, strict=True)))
     yield charge(
         context,
         "checkpoint_save",
         "Saving to the host holds all ranks up, {cost} a step on average",
-        context.per_rank(cause),
+        context.per_rank(copied) + context.hosts(paused, Cause.PAUSE),
         ranks=ranks_of(context, [len(f) > 0 for f in found]),
         steps=tuple(sorted(numbers)),
         evidence=(
             f"{size / 1e6:,.0f} MB copied to pageable memory in step {min(numbers)}, not in others",
-            f"copies and the pause after them take {format_ns(float(max(c.max() for c in cause)))}",
+            f"copies and the pause after them take {format_ns(most)}",
         ),
         remedy="save less often or asynchronously (pinned staging buffers, a background writer; "
         "torch.distributed.checkpoint.async_save)",
@@ -62,7 +67,7 @@ def gc_pause(context: Context) -> Iterator[Charge]:
     Only where the recording shows collections: stacks with ``gc.collect`` in them, or the
     profiler's own record (torch 2.9, ``record_python_gc_info``). Cost: pauses inside them.
     """
-    idle = context.per_rank([_not_saving(v, v.host.gc_ns) for v in context.views])
+    idle = context.hosts([_not_saving(v, v.host.gc_ns) for v in context.views], Cause.PAUSE)
     if idle.max() <= 0:
         return
     yield charge(
@@ -96,7 +101,7 @@ def host_pause(context: Context) -> Iterator[Charge]:
         for p in v.host.pauses
         if p.step not in saving_steps(v.host.save_bytes)
     ]
-    idle = context.per_rank(cause)
+    idle = context.hosts(cause, Cause.PAUSE)
     if idle.max() <= 0 or not pauses:
         return
     longest, view = max(pauses, key=lambda p: p[0].dur_ns)

@@ -54,7 +54,7 @@ def straggler_host(context: Context) -> Iterator[Charge]:
         return
     rank = context.views[at].rank
     others = np.delete(slack, at) - slack[at]
-    rest = ", what is found above taken off" if np.ptp(context.explained) > 0.1 * late else ""
+    rest = ", what is found above taken off" if np.ptp(context.charged) > 0.1 * late else ""
     cause = np.zeros(len(context.views))
     cause[at] = late
     yield charge(

@@ -164,14 +164,19 @@ def _host_for_more(context: Context, count: float) -> PerRank:
     """
     passes = np.array([v.facts.n_passes for v in context.views])
     more = max(GOOD_REDUCTIONS - count, 0.0) * passes * BUCKET_HOST_NS
-    return np.minimum(more, context.per_rank([v.host.backward_launch_ns for v in context.views]))
+    return np.minimum(more, _host_in_backward(context))
+
+
+def _host_in_backward(context: Context) -> PerRank:
+    """Idle time of each rank in which its host has not launched the next backward work."""
+    return context.hosts([v.host.backward_launch_ns for v in context.views], Cause.LAUNCH)
 
 
 def _nothing_hidden(context: Context, seen: _Seen) -> bool:
     """Whether no reduction runs beside compute although the host is ahead of the GPU."""
     if context.waits is None:
         return False
-    idle = context.idle(Cause.LAUNCH).max()
+    idle = context.recorded_idle(Cause.LAUNCH).max()
     hidden = context.transfer(seen.masks) - context.exposed_transfer(seen.masks)
     ahead = idle < BROKEN_IDLE_SHARE * context.step_ns
     return bool(ahead and hidden.sum() < BROKEN_OVERLAP * context.transfer(seen.masks).sum())
@@ -260,12 +265,13 @@ def _against_zero3(passes: float) -> tuple[str, ...]:
 
 def _too_small(context: Context, count: float) -> Iterator[Charge]:
     """Many small buckets: each costs the host more than its transfer takes."""
-    extra = np.array([v.host.hook_extra_ns for v in context.views])
+    pace = 1.0 if context.profiler is None else context.profiler.pace
+    extra = pace * np.array([v.host.hook_extra_ns for v in context.views])
     per_step = np.array([v.host.hook_reductions / max(len(v.steps), 1) for v in context.views])
     cause = extra * np.maximum(per_step * (1 - GOOD_REDUCTIONS / count), 0)
     # a host that is ahead of its GPU in the pass has that time to spare; what a rank waits for
     # others may hide that, so where waiting is unknown any idle time for its host counts
-    room = context.per_rank([v.host.backward_launch_ns for v in context.views])
+    room = _host_in_backward(context)
     cause = np.minimum(cause, room if context.waits is not None else context.idle(Cause.LAUNCH))
     size = _good_bucket(context)
     yield charge(

@@ -8,6 +8,7 @@ import numpy as np
 
 from tracelens.detectors import proof
 from tracelens.detectors.context import Charge, Context, PerRank, RankView, charge, ranks_of, spread
+from tracelens.detectors.recording import drift, drift_text
 from tracelens.host import Cause
 from tracelens.thresholds import BACKPRESSURE_SHARE, INFO_SHARE, OWN_SYNCS, TIMER_SYNCS
 
@@ -29,7 +30,7 @@ def host_sync(context: Context) -> Iterator[Charge]:
     if counts[at] <= OWN_SYNCS * passes:
         return
     view = context.views[at]
-    logger = _is_comms_logger(view)
+    logger, grown = _is_comms_logger(view), drift(context)
     idle = context.idle(Cause.SYNC)
     if context.setup.value("zero_stage") == 3:
         idle = np.maximum(idle - _after_events(context), 0.0)
@@ -46,6 +47,7 @@ def host_sync(context: Context) -> Iterator[Charge]:
             ", ".join(f"{n:g} {name}" for name, n in view.host.syncs.items())
             + f" a step on rank {view.rank} before the end of the backward pass",
             f"idle after them: {spread(idle)} a step",
+            *((drift_text(grown),) if logger and grown and grown.last > grown.first else ()),
         ),
         remedy='delete the whole "comms_logger" key: {"enabled": false} leaves it on'
         if logger
@@ -102,7 +104,7 @@ def step_end_sync(context: Context) -> Iterator[Charge]:
     ``wall_clock_breakdown``; torch.cuda.synchronize() of one's own looks the same. Silent below
     `INFO_SHARE` of the step.
     """
-    spent = context.per_rank([v.host.step_sync_ns for v in context.views])
+    spent = context.hosts([v.host.step_sync_ns for v in context.views], Cause.LAUNCH)
     if context.saving(spent) < INFO_SHARE * context.step_ns:
         return
     yield charge(
@@ -122,4 +124,4 @@ def step_end_sync(context: Context) -> Iterator[Charge]:
 
 
 def _after_events(context: Context) -> PerRank:
-    return context.per_rank([v.host.event_sync_ns for v in context.views])
+    return context.hosts([v.host.event_sync_ns for v in context.views], Cause.SYNC)

@@ -123,7 +123,8 @@ class Flops:
 class RankManifest:
     """What one rank's collector wrote down. None where it did not say.
 
-    `unprofiled_ms` is its mean step without a profiler, `profiled_ms` the mean recorded step.
+    `unprofiled_ms` is its mean step without a profiler, `profiled_ms` the mean recorded step;
+    `unprofiled_each_ms` has the former one by one, empty where it did not say.
     """
 
     path: Path
@@ -134,6 +135,7 @@ class RankManifest:
     profiled_ms: float | None
     tf32_matmul: bool | None
     flops: Flops | None = None
+    unprofiled_each_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,14 @@ class Manifest:
     def unprofiled_step_ms(self) -> float | None:
         """Mean step without a profiler over the ranks that timed it, ms."""
         return _mean(r.unprofiled_ms for r in self.ranks)
+
+    @property
+    def unprofiled_each_ms(self) -> tuple[float, ...]:
+        """Those steps one by one, mean of the ranks, ms; empty unless ranks timed as many."""
+        each = [r.unprofiled_each_ms for r in self.ranks if r.unprofiled_each_ms]
+        if len({len(e) for e in each}) != 1:
+            return ()
+        return tuple(sum(same) / len(same) for same in zip(*each, strict=True))
 
     @property
     def profiled_step_ms(self) -> float | None:
@@ -264,6 +274,7 @@ def _rank(path: Path, f: _File) -> RankManifest:
         profiled_ms=traced.mean_ms if traced else None,
         tf32_matmul=f.device.tf32_matmul,
         flops=_flops(f.flops),
+        unprofiled_each_ms=tuple(plain.each_ms) if plain else (),
     )
 
 

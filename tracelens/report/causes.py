@@ -94,7 +94,7 @@ def _row(analysis: Analysis, f: Finding) -> CauseRow:
         id=f.id,
         title=clean(f.title),
         cost=duration(cost),
-        share=percent(cost, analysis.summary.wall),
+        share=percent(cost, analysis.judged_step_ns),
         severity=f.severity,
         where=", ".join(where),
         evidence=tuple(clean(e) for e in f.evidence),
@@ -155,7 +155,7 @@ def rest_sentence(analysis: Analysis) -> str:
     paid = sum(f.cost_ms_per_step for f in analysis.finding_rows) * NS_PER_MS
     if not paid or not s.wall:
         return ""
-    rest = max(s.wall - paid, 0.0)
+    rest = max(analysis.judged_step_ns - paid, 0.0)
     all_of = "this cause" if len(split_rows(analysis)[0]) == 1 else "all of these causes"
     text = f"Without {all_of} a step would take about {duration(rest)}"
     compute = _usual_compute(analysis)
@@ -185,7 +185,7 @@ def nothing_sentence(analysis: Analysis) -> str:
 # ---------------------------------------------------------------------------- for the verdict
 def first_cause(analysis: Analysis) -> str:
     """The first cause and its cost, if it is worth naming; else empty."""
-    rows, step = analysis.finding_rows, analysis.summary.wall
+    rows, step = analysis.finding_rows, analysis.judged_step_ns
     if not rows or not step:
         return ""
     first = max(rows, key=lambda f: f.cost_ms_per_step)

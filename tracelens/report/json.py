@@ -104,6 +104,7 @@ def _manifest(analysis: Analysis) -> dict[str, object] | None:
         "versions": dict(manifest.versions),
         "unprofiled_step_ms": _round(manifest.unprofiled_step_ms),
         "profiled_step_ms": _round(manifest.profiled_step_ms),
+        "profiler_ms": _ms(analysis.profiler_ns),
     }
 
 
@@ -211,6 +212,7 @@ def _finding(f: Finding) -> dict[str, object]:
         "id": f.id,
         "title": f.title,
         "cost_ms_per_step": _round(f.cost_ms_per_step),
+        "recorded_ms_per_step": _round(f.recorded_ms_per_step),
         "severity": f.severity,
         "ranks": list(f.ranks),
         "steps": list(f.steps),

@@ -307,6 +307,11 @@ UNEVEN_TOKENS: Final = 1.3
 PROFILER_SHARE: Final = 0.05
 """Recording that makes steps 5 % longer; two timings of one run differ by up to 3 %."""
 
+TREND_P: Final = 0.01
+"""Chance at which un-profiled steps are taken to grow or shrink on their own: one false alarm in a
+hundred runs, and it takes `PROFILER_SHARE` of the step besides. Of 37 recorded runs one does, which
+logs every collective and whose steps did grow, from 431 to 557 ms."""
+
 ZERO3_BUSY: Final = 0.8
 """Share of the passes in which the link carries parameters or gradients, above which it is the
 limit: 85 % on a recorded run over a slow link with prefetching on, 70 to 74 % with it off, where
