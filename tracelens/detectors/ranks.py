@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from tracelens.detectors import proof
 from tracelens.detectors.context import Charge, Context, PerRank, charge
+from tracelens.detectors.other_work import difference
 from tracelens.detectors.stages import has_stages, uneven_stages
 from tracelens.detectors.work import from_tokens
 from tracelens.host import Cause
+from tracelens.lengths import stretch
 from tracelens.matching import exposed_wait_of_rows
 from tracelens.thresholds import EXTRA_WORK_SHARE, LATE_SHARE
 from tracelens.units import format_ns
@@ -101,13 +103,15 @@ def uneven_work(context: Context) -> Iterator[Charge]:
         yield from uneven_stages(context)
         return
     more, _ = _capped_differences(context)
-    yield from _uneven(context, "uneven_work", more, "more kernels, other kernels or other sizes")
+    what = "more kernels, other kernels or other sizes"
+    yield from _uneven(context, "uneven_work", (more, what), _other_work)
 
 
 def straggler_compute(context: Context) -> Iterator[Charge]:
     """Do the same kernels take longer on one rank than on the rest? Cost: as of uneven_work."""
     _, slower = _capped_differences(context)
-    yield from _uneven(context, "straggler_compute", slower, "the same kernels, slower")
+    what = "the same kernels, slower"
+    yield from _uneven(context, "straggler_compute", (slower, what), _slow_kernels)
 
 
 def _capped_differences(context: Context) -> tuple[PerRank, PerRank]:
@@ -127,7 +131,14 @@ def _kernels_above(context: Context, at: int) -> dict[str, float]:
     }
 
 
-def _uneven(context: Context, id: str, above: PerRank, what: str) -> Iterator[Charge]:
+def _uneven(
+    context: Context,
+    id: str,
+    found: tuple[PerRank, str],
+    told: Callable[[Context, int], tuple[tuple[str, ...], str]],
+) -> Iterator[Charge]:
+    """Charge a rank's kernel time above the median's; `told` says what shows it, and the remedy."""
+    above, what = found
     compute = context.per_rank([v.breakdown.compute for v in context.views])
     at = int(above.argmax())
     if len(above) < 2 or above[at] <= EXTRA_WORK_SHARE * float(np.median(compute)):
@@ -137,6 +148,7 @@ def _uneven(context: Context, id: str, above: PerRank, what: str) -> Iterator[Ch
     cause[at] = max(float(above[at] - idle[at] - from_tokens(context)[at]), 0.0)
     rank = context.views[at].rank
     hidden = "" if context.saving(cause) > 0 else "; hidden behind its idle GPU or a later rank"
+    evidence, remedy = told(context, at)
     yield charge(
         context,
         id,
@@ -145,12 +157,40 @@ def _uneven(context: Context, id: str, above: PerRank, what: str) -> Iterator[Ch
         cause,
         ranks=(rank,),
         evidence=(
-            f"{format_ns(float(above[at]))} a step above the median rank from {what}",
-            f"compute on rank {rank} {format_ns(float(compute[at]))}, median "
-            f"{format_ns(float(np.median(compute)))}",
+            f"{format_ns(float(above[at]))} a step above the median rank from {what} (compute "
+            f"{format_ns(float(compute[at]))}, median {format_ns(float(np.median(compute)))})",
+            *evidence,
         ),
-        remedy="balance the batch (tokens, not samples) and the layers over ranks"
-        if id == "uneven_work"
-        else "check that GPU's clocks, temperature, power limit and neighbours (nvidia-smi -q)",
+        remedy=remedy,
         proof=proof.of_kernels(context, _kernels_above(context, at), at),
     )
+
+
+_BALANCE = "balance the batch (tokens, not samples) and the layers over ranks"
+_FIND = (
+    "find what that rank alone runs (the timeline shows which operators launch these kernels): "
+    "another attention backend, a branch by rank, evaluation or logging"
+)
+
+
+def _other_work(context: Context, at: int) -> tuple[tuple[str, ...], str]:
+    """What shows that a rank has other work, and what to do."""
+    how, evidence = difference(context, at)
+    return evidence, {"sizes": _BALANCE, "besides": _FIND, "unknown": f"{_BALANCE}; or {_FIND}"}[
+        how
+    ]
+
+
+def _slow_kernels(context: Context, at: int) -> tuple[tuple[str, ...], str]:
+    """Whether the kernels of a rank are slow throughout or now and then, and what to do."""
+    mine, others = context.views[at], [v for i, v in enumerate(context.views) if i != at]
+    found = stretch(mine.host.kernel_lengths, [v.host.kernel_lengths for v in others])
+    check = "check that GPU's clocks, temperature, power limit and neighbours (nvidia-smi -q)"
+    if found is None or not found.ns:
+        return (), check
+    said = (
+        f"{found.count:.3g} kernels a step last a time slice or more longer than on the other "
+        f"ranks, the median one by {format_ns(found.each_ns)}, and the rest do not: a process that "
+        "takes turns with this one on that GPU looks so, a low clock does not"
+    )
+    return (said,), f"look for another process on that GPU (nvidia-smi); else {check}"
