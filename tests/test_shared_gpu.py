@@ -8,6 +8,7 @@ starts `late` after its launch, on an idle device.
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -258,3 +259,20 @@ def test_kernel_lengths(each: bool, tmp_path: Path) -> None:
     got = kernel_lengths(seen.trace, seen.work, seen.found, whole, each=each)
     assert got.names == ("gemm",)
     assert (got.length_ns / 1e6).tolist() == ([[7, 3], [7, 4], [7, 5]] if each else [[7, 4]])
+
+
+def test_kernels_of_its_own_in_each_step_make_no_large_table(tmp_path: Path) -> None:
+    """2,000 names in 2,000 steps: as many pairs as kernels, and not four million."""
+    trace = TraceBuilder()
+    for k in range(2000):
+        zero = 0.1 * k
+        trace.step(k, us(zero), 99)
+        work(trace, f"kernel_{k}", (zero + 0.001, zero + 0.002, 0.05))
+    seen = look(open_trace(trace.write(tmp_path / "rank0.json")))
+    whole = seen.found.steps.counted
+    tracemalloc.start()
+    got = kernel_lengths(seen.trace, seen.work, seen.found, whole, each=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (got.names, got.length_ns.shape) == ((), (2000, 0))
+    assert peak < 8_000_000

@@ -82,13 +82,19 @@ def kernel_lengths(
         on &= track == np.bincount(track[on], length[on]).argmax()
     rows, k = np.flatnonzero(on), int(whole.sum())
     step = (np.cumsum(whole) - 1)[found.of_work[rows]]
-    text = [trace.strings[c] for c in trace.slices.name[work.row[rows]].tolist()]
-    names, name = np.unique(np.array(text, object), return_inverse=True)
-    count = np.bincount(name * k + step, minlength=len(names) * k).reshape(len(names), k)
-    same = (count == count[:, :1]).all(axis=1)
+    codes, name = np.unique(trace.slices.name[work.row[rows]], return_inverse=True)
+    names = np.array([trace.strings[c] for c in codes.tolist()], object)
+    order = np.argsort(names)
+    names, name = names[order], np.argsort(order)[name]
+    # (a table of all names in all steps would be large: every step may have kernels of its own)
+    pairs, count = np.unique(name * k + step, return_counts=True)
+    least, most = np.full(len(names), len(rows)), np.zeros(len(names), np.int64)
+    np.minimum.at(least, pairs // k, count)
+    np.maximum.at(most, pairs // k, count)
+    same = (np.bincount(pairs // k, minlength=len(names)) == k) & (least == most)
     kept = same[name]
     rows, step, name = rows[kept], step[kept], name[kept]
-    width = count[same, 0]
+    width = most[same]
     table = length[rows[np.lexsort((rows, name, step))]].reshape(k, int(width.sum()))
     first = np.concatenate(([0], np.cumsum(width))).astype(np.int64)
     kept_names = tuple(names[same].tolist())
