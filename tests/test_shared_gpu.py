@@ -115,6 +115,7 @@ def test_interrupted_kernels_are_charged(tmp_path: Path) -> None:
     found = found_in(draw((Rank(), SHARED, Rank()), tmp_path))
     assert found.cost_ms_per_step == close(7)
     assert (found.ranks, found.severity) == ((1,), "critical")
+    assert found.title.startswith("Another process uses rank 1's GPU: work starts late and kernels")
     late, kernels, _ = found.evidence
     assert late.startswith("6 times")
     assert "2.00 ms a step" in late
@@ -142,12 +143,14 @@ def test_a_rank_alone_is_compared_with_its_own_steps(tmp_path: Path) -> None:
     found = found_in(tracelens.analyze(tmp_path, ranks=[1]))
     assert found.cost_ms_per_step == close(7)
     assert "than the same kernels in other steps" in found.evidence[1]
+    assert found.title.startswith("Another process uses the GPU: work")
 
 
 def test_all_ranks_share_and_are_compared_with_their_own_steps(tmp_path: Path) -> None:
     found = found_in(draw((SHARED, SHARED), tmp_path))
     assert found.cost_ms_per_step == close(7)
     assert found.ranks == (0, 1)
+    assert found.title.startswith("Another process uses the GPUs of 2 ranks:")
 
 
 def test_steps_that_differ_are_not_compared(tmp_path: Path) -> None:

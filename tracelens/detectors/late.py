@@ -75,7 +75,7 @@ def gpu_shared(context: Context) -> Iterator[Charge]:
     yield charge(
         context,
         "gpu_shared",
-        f"Another process uses the GPU: {what}, {{cost}} a step",
+        f"Another process uses {_whose(context, hit)}: {what}, {{cost}} a step",
         spent + np.maximum(longer - context.idle(Cause.LAUNCH), 0.0),
         ranks=ranks_of(context, hit),
         evidence=(
@@ -89,6 +89,13 @@ def gpu_shared(context: Context) -> Iterator[Charge]:
         remedy="find the other process (nvidia-smi), stop it or move it, and record again",
         proof=_proof(context, found),
     )
+
+
+def _whose(context: Context, hit: Bools) -> str:
+    ranks = ranks_of(context, hit)
+    if len(ranks) == 1 < len(hit):
+        return f"rank {ranks[0]}'s GPU"
+    return "the GPU" if len(hit) == 1 else f"the GPUs of {len(ranks)} ranks"
 
 
 def _interrupted(context: Context, view: RankView) -> Stretch | None:
