@@ -133,6 +133,26 @@ def test_without_overlap_all_but_gathers_runs_on_the_compute_stream(model: Model
         assert (p.stream[(p.work < 0) & p.compute] == m.compute_stream).all()
 
 
+def test_a_reduction_behind_kernels_waits_for_none_to_let_go(model: Model) -> None:
+    """Beside kernels, a reduction began milliseconds late; behind them nothing is in its way."""
+    late = replace(model, ranks=tuple(_with_late_reductions(m) for m in model.ranks))
+    hooks = read_hooks(late, RECORDED)
+    for overlap, expected in ((True, 1_000_000), (False, None)):
+        changed = rewritten(hooks, Stage3(FetchSetting(), Setting(50_000_000, overlap)))
+        for m in changed.ranks:
+            pause = m.program.pause_ns[np.isin(m.program.uid, m.reductions)]
+            if expected is None:
+                assert pause.max() < 100_000
+            else:
+                assert (pause == expected).all()
+
+
+def _with_late_reductions(m: RankModel) -> RankModel:
+    p = m.program
+    pause = np.where(np.isin(p.uid, m.reductions), 1_000_000, p.pause_ns)
+    return replace(m, program=replace(p, pause_ns=pause))
+
+
 def test_larger_buckets_are_fewer(model: Model) -> None:
     wide = replace(RECORDED, reduce=Setting(500_000_000, True))
     other = changed(model, wide)

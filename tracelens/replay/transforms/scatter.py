@@ -213,6 +213,10 @@ class Scattering:
         hook_at = positions(self._m.program, self._m.host.uid)
         g = self._m.host.gradients
         was = _flushed(old)
+        if (
+            not setting.overlap
+        ):  # behind the kernels, not beside them: none has to let go of the GPU
+            self._late = self._copy_late
         for k, (first, stop) in enumerate(old.spans):
             made = fill(g.nelems[first:stop].tolist(), setting.bucket)
             due = {first + b.at: b for b in made}
