@@ -28,7 +28,7 @@ from tracelens.detectors import DETECTORS, Context, Detector, run_all
 from tracelens.findings import Finding
 from tracelens.infer.result import Inference, Setup
 from tracelens.pipeline import _context
-from tracelens.thresholds import CONTENTION, GOOD_REDUCTIONS
+from tracelens.thresholds import CONTENTION
 
 NODE = "autograd::engine::evaluate_function: "
 HOOK = f"{NODE}torch::autograd::AccumulateGrad"
@@ -717,8 +717,21 @@ def test_an_unknown_gpu_has_no_expected_link(tmp_path: Path) -> None:
     assert "link speed" in str(reason)
 
 
-#: What a remedy would hide of 20 exposed ms: all but the last bucket, less contention.
-HIDEABLE = 20 * (1 - 1 / GOOD_REDUCTIONS) * (1 - CONTENTION)
+def hideable(exposed: float, buckets: int, compute: float = 90) -> float:
+    """What so many buckets save of a reduction behind the pass.
+
+    All but the last run beside compute, which takes a fifth of their time longer, and each takes
+    0.1 ms besides (`BUCKET_LAG_NS`): so does the recorded one, and no more than was exposed counts.
+    """
+    each = exposed / buckets + LAG
+    hidden = min((buckets - 1) * each, compute * (1 - 1 / buckets))
+    left = buckets * each - hidden + hidden * CONTENTION
+    return (exposed + LAG - left) * exposed / (exposed + LAG)
+
+
+LAG = 0.1
+#: A twelfth of the gradients at the least, rounded up to 1, 2 or 5 and zeros: a tenth.
+HIDEABLE = hideable(20, 10)
 
 
 @pytest.mark.parametrize(
@@ -738,49 +751,27 @@ def test_exposed_reduction_by_setup(
     assert found.keys() == {id}
     assert found[id].cost_ms_per_step == ms(cost)
     if id != "exposed_gradient_reduction":
-        (key,) = found[id].config or {}
-        assert key.startswith("zero_optimization.")
+        assert found[id].config == {
+            **({} if setup["overlap_comm"] else {"zero_optimization.overlap_comm": True}),
+            "zero_optimization.reduce_bucket_size": 100_000,
+        }
 
 
-@pytest.mark.parametrize(("behind", "cost"), [(3, HIDEABLE - 3), (50, HIDEABLE - 11 * 0.5)])
-def test_more_reductions_cost_a_host_that_is_behind(
-    behind: int, cost: float, tmp_path: Path
-) -> None:
-    """Eleven more take 5.5 ms of the host: all the GPU waits longer, if it waits for it at all."""
-    setup = {"zero_stage": 2, "overlap_comm": True, "reduce_bucket_size": 500_000_000}
-    context = context_of(Run(reduce=20), tmp_path, **setup)
-    late = tuple(
-        replace(
-            v,
-            host=replace(v.host, backward_launch_ns=v.host.idle_ns[:, 0] * 0 + behind * 1_000_000),
-        )
-        for v in context.views
-    )
-    assert cost_of(replace(context, views=late), "bucket_too_large") == ms(cost)
-
-
-def test_where_the_host_has_no_time_smaller_buckets_are_not_advised(tmp_path: Path) -> None:
-    """Of 6 exposed ms 4.4 could be hidden, for 5.5 ms of a host that is 50 ms behind."""
-    setup = {"zero_stage": 2, "overlap_comm": True, "reduce_bucket_size": 500_000_000}
-    context = context_of(Run(reduce=6), tmp_path, **setup)
-    late = tuple(
-        replace(v, host=replace(v.host, backward_launch_ns=v.host.idle_ns[:, 0] * 0 + 50_000_000))
-        for v in context.views
-    )
-    found = found_in(replace(context, views=late))["bucket_too_large"]
-    assert (found.cost_ms_per_step, found.severity, found.config) == (0, "info", None)
-    assert "first more work per launch" in found.remedy
+def unsized(context: Context) -> Context:
+    """The same where elements were not recorded."""
+    views = [
+        replace(v, comm=replace(v.comm, in_nelems=v.comm.in_nelems * 0 - 1)) for v in context.views
+    ]
+    return replace(context, views=tuple(views))
 
 
 def test_no_bucket_is_advised_where_sizes_are_unknown(tmp_path: Path) -> None:
+    """But a part of the gradients is: the times of reductions stand for their sizes."""
     setup = {"zero_stage": 2, "overlap_comm": True, "reduce_bucket_size": 500_000_000}
-    context = context_of(Run(reduce=20), tmp_path, **setup)
-    unsized = tuple(
-        replace(v, comm=replace(v.comm, in_nelems=v.comm.in_nelems * 0 - 1)) for v in context.views
-    )
-    found = found_in(replace(context, views=unsized))["bucket_too_large"]
+    found = found_in(unsized(context_of(Run(reduce=20), tmp_path, **setup)))["bucket_too_large"]
+    assert found.cost_ms_per_step == ms(hideable(20, 12), abs=1)
     assert found.config is None
-    assert "reduce_bucket_size a twelfth of the gradients" in found.remedy
+    assert "reduce_bucket_size one 12th of the gradients" in found.remedy
 
 
 def test_only_compute_hides_a_reduction(tmp_path: Path) -> None:
@@ -788,22 +779,26 @@ def test_only_compute_hides_a_reduction(tmp_path: Path) -> None:
     short = Rank(compute=10)
     setup = {"zero_stage": 2, "overlap_comm": True, "reduce_bucket_size": 500_000_000}
     context = context_of(Run((short, short), reduce=20), tmp_path, **setup)
-    assert cost_of(context, "bucket_too_large") == ms(HIDEABLE / 2)
+    # beside 9 ms of compute, which take 9 / 0.8 = 11.25 then, the link is never idle
+    each = 20 / 10 + LAG
+    saved = (10 + 20 + LAG) - (1 + 10 * each)
+    assert cost_of(context, "bucket_too_large") == ms(saved * 20 / 20.1, abs=0.2)
 
 
 def test_a_slow_link_has_the_cost_and_the_remedy_is_still_said(tmp_path: Path) -> None:
-    """80 MB in 20 ms are 4 GB/s: nothing is left to charge; at 4 GB/s overlap hides 14.67 - 6."""
+    """40 MB in 20 ms are 2 GB/s: nothing is left to charge; at 2 GB/s overlap hides 14.15 - 6."""
     setup = {"zero_stage": 2, "overlap_comm": False, "reduce_bucket_size": 500_000_000}
-    run = Run(reduce=20, nelems=40_000_000, device="NVIDIA H200")
+    run = Run(reduce=20, nelems=20_000_000, device="NVIDIA H200")
     off = found_in(context_of(run, tmp_path, **setup))["overlap_off"]
     assert off.cost_ms_per_step == 0
-    assert "saves up to 8.67 ms a step" in off.evidence[0]
+    assert f"saves {HIDEABLE - 6:.3g} ms a step" in off.evidence[0]
 
 
 def test_zero2_reduces_every_microstep(tmp_path: Path) -> None:
     """Two reductions of 8 ms a step, the first in an early micro-step, both exposed.
 
-    overlap_off takes 16 x 11/12 x 0.8 - 6 of the 16 ms; half of the rest is the early one's.
+    There is no compute to hide the first, and of the second no more than the synchronisation takes:
+    overlap_off costs nothing, and half of the 16 ms is the early one's.
     """
 
     def early(trace: TraceBuilder, step: int, zero: float) -> None:
@@ -817,10 +812,10 @@ def test_zero2_reduces_every_microstep(tmp_path: Path) -> None:
     twice = Rank(host=40, compute=30, add=early)
     setup = {"zero_stage": 2, "overlap_comm": False, "reduce_bucket_size": 500_000_000}
     found = found_in(context_of(Run((twice, twice)), tmp_path, **setup))
-    off = 16 * (1 - 1 / GOOD_REDUCTIONS) * (1 - CONTENTION) - 6
-    assert found["overlap_off"].cost_ms_per_step == close(off)
+    assert hideable(8, 10, 30) < 6
+    assert found["overlap_off"].cost_ms_per_step == 0
     early_half = found["zero2_reduces_every_microstep"]
-    assert early_half.cost_ms_per_step == close((16 - off) / 2)
+    assert early_half.cost_ms_per_step == close(8)
     assert "in each of 2 micro-steps" in early_half.title
     assert early_half.config == {"zero_optimization.stage": 1}
     context = context_of(Run((twice, twice)), tmp_path, **{**setup, "zero_stage": 1})
@@ -838,8 +833,8 @@ def test_a_hidden_reduction_is_clean(overlap: bool, tmp_path: Path) -> None:
 def test_bucket_too_small(tmp_path: Path) -> None:
     """40 hooks a step reduce and take 0.5 ms, 10 do not and take 0.1: 0.4 more each.
 
-    With twelve buckets 28 of them would go: 28 x 0.4 = 11.2 of the 30 ms for which the GPU has
-    nothing launched in the backward pass.
+    With 10,000,000 elements, a quarter of all, 36 of them would go: 36 x 0.4 = 14.4 of the 30 ms
+    for which the GPU has nothing launched in the backward pass.
     """
 
     def reduces(trace: TraceBuilder, step: int, zero: float) -> None:
@@ -853,7 +848,7 @@ def test_bucket_too_small(tmp_path: Path) -> None:
     many = Rank(host=32, add=reduces)
     setup = {"zero_stage": 2, "overlap_comm": True, "reduce_bucket_size": 1000}
     context = context_of(Run((many, many), hides=True, reduce=0.01), tmp_path, **setup)
-    assert cost_of(context, "bucket_too_small") == ms(11.2, rel=0.03)
+    assert cost_of(context, "bucket_too_small") == ms(14.4, rel=0.03)
     # where the GPU is the limit, the same hooks are free
     fast = Rank(host=2, add=reduces)
     context = context_of(Run((fast, fast), hides=True, reduce=0.01), tmp_path, **setup)

@@ -31,11 +31,11 @@ from dashboards.app import create_app
 from dashboards.pages import PAGES
 from tracelens.cli import main
 from tracelens.errors import StoreError
+from tracelens.gradients import find_gradients
 from tracelens.ingest import open_trace
 from tracelens.links import comm_spans
 from tracelens.operands import first_nelems
 from tracelens.pipeline import look
-from tracelens.replay.gradients import find_gradients
 from tracelens.report.figures import overlap_figure, step_breakdown_figure
 from tracelens.store import Store, codec
 

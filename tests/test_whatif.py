@@ -14,11 +14,11 @@ from click.testing import CliRunner, Result
 from tracelens.api import Analysis, analyze, tune, whatif
 from tracelens.cli import main
 from tracelens.errors import CannotPredict, UsageError
+from tracelens.gradients import fill
+from tracelens.reducing import affine, host_line
 from tracelens.replay import Predictor, load, make_change, parse_change
-from tracelens.replay.gradients import fill
-from tracelens.replay.transfer import fit_line
-from tracelens.replay.transforms.bucket_plan import affine, host_line
 from tracelens.replay.transforms.reduction import Setting, reduce_with
+from tracelens.transfer import fit_line
 
 REPO = Path(__file__).parent.parent
 SAMPLES = REPO / "sample_traces"

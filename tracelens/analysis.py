@@ -12,6 +12,7 @@ from tracelens.detectors import Verdict
 from tracelens.efficiency import Efficiency
 from tracelens.findings import Finding
 from tracelens.fits import Fit
+from tracelens.gradients import Ready
 from tracelens.host import Host
 from tracelens.infer.facts import RankFacts
 from tracelens.infer.result import Setup
@@ -37,6 +38,7 @@ class RankAnalysis:
     `compute`: when compute kernels run.
     `exposed_wait_ns` int64 (k,): part of the exposed communication that is waiting, -1 unknown.
     `host`: what the host did while the GPU was idle.
+    `ready`: when the gradients of backward passes were ready.
     """
 
     rank: int
@@ -55,6 +57,7 @@ class RankAnalysis:
     backward: Spans
     exposed_wait_ns: Int64s
     host: Host
+    ready: Ready
     facts: RankFacts
 
     def __post_init__(self) -> None:

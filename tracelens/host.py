@@ -89,10 +89,8 @@ class Host:
         Medians over compute kernels: end of launch to start, length, length of the launch call.
     n_kernels : float
         Compute kernels a step.
-    hook_reductions : int
-        Gradient hooks that launch a reduction, in all steps.
-    hook_extra_ns : float
-        How much longer such a hook takes on its thread than one without, median.
+    hook_ns, hook_extra_ns : float
+        Median length of gradient hooks that launch a reduction; how much longer than others' it is.
     backward_launch_ns : int64 (k,)
         Idle time of each step in which the host has not launched the next work of a backward pass.
     kernel_sums : mapping of kernel name to (count, ns) per whole step
@@ -134,7 +132,7 @@ class Host:
     kernel_ns: float
     call_ns: float
     n_kernels: float
-    hook_reductions: int
+    hook_ns: float
     hook_extra_ns: float
     backward_launch_ns: Int64s
     kernel_sums: dict[str, tuple[float, float]]
@@ -175,7 +173,7 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
     tail = _tail(idle, parts[:-1], work, steps)
     save, size = pageable_of(trace, work, found, Op.COPY_D2H)
     read, read_size = pageable_of(trace, work, found, Op.COPY_H2D)
-    hooked, extra = hooks(trace)
+    hooked, hook_ns, extra = hooks(trace)
     delay, kernel, call, count = launches(trace, work, found, whole)
 
     def within(cause: Cause, spans: Spans) -> Int64s:
@@ -199,7 +197,7 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
         kernel_ns=kernel,
         call_ns=call,
         n_kernels=count,
-        hook_reductions=len(hooked),
+        hook_ns=hook_ns,
         hook_extra_ns=extra,
         backward_launch_ns=within(Cause.LAUNCH, union(passes.start_ns, passes.end_ns)),
         kernel_sums=kernel_sums(trace, work, found, whole),

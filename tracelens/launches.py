@@ -19,8 +19,8 @@ _KERNEL_LAUNCH = re.compile(r"^(cuda|cu|hip)(Ext)?(Module)?LaunchKernel")
 _BACKWARD = re.compile(r"Backward\d*$|^autograd::|^torch::autograd::")
 
 
-def hooks(trace: Trace) -> tuple[Int64s, float]:
-    """Rows of gradient hooks with a reduction in them, and what it adds to their length.
+def hooks(trace: Trace) -> tuple[Int64s, float, float]:
+    """Rows of gradient hooks with a reduction in them, their median length, what it adds to that.
 
     The others are hooks without one, or, where nearly every hook reduces, other autograd nodes.
     """
@@ -35,14 +35,15 @@ def hooks(trace: Trace) -> tuple[Int64s, float]:
         last = np.searchsorted(at, s.end_ns[nodes[mine]], "left")
         reduces[mine] = last > first
     if not reduces.any():
-        return nodes[:0], 0.0
+        return nodes[:0], 0.0, 0.0
     others = nodes[~reduces]
     if len(others) < HOOK_BASELINE * len(nodes):
         evaluate = trace.rows(Kind.CPU_OP, trace.names_starting(EVALUATE))
         others = evaluate[~np.isin(evaluate, nodes)]
     usual = float(np.median(s.dur_ns[others])) if len(others) else 0.0
     hooked = nodes[reduces]
-    return hooked, max(float(np.median(s.dur_ns[hooked])) - usual, 0.0)
+    length = float(np.median(s.dur_ns[hooked]))
+    return hooked, length, max(length - usual, 0.0)
 
 
 def launches(

@@ -35,6 +35,7 @@ from tracelens.detectors import (
 from tracelens.efficiency import measure_efficiency
 from tracelens.errors import InputError
 from tracelens.fits import fit_transfers
+from tracelens.gradients import find_ready
 from tracelens.host import look_at_host
 from tracelens.infer.facts import RankFacts, did_not_run, gather
 from tracelens.infer.result import Setup
@@ -209,6 +210,7 @@ def _measure(seen: RankEvents, rank: int) -> RankAnalysis:
         backward=compute_spans(work, seen.phases.phase == Phase.BACKWARD),
         exposed_wait_ns=np.full(len(found.steps), -1, np.int64),
         host=look_at_host(trace, work, found, seen.phases.passes, found.steps.counted),
+        ready=find_ready(trace, work, seen.phases.passes, facts.compute_stream),
         facts=facts,
     )
 
@@ -307,6 +309,7 @@ def _context(
             exposed_wait_ns=r.exposed_wait_ns,
             transfer_ns=np.stack(transfer_bounds(r.comm, wait, run.device)),
             host=r.host,
+            ready=r.ready,
             facts=r.facts,
             roles=find_roles(r.facts),
         )

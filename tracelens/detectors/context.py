@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tracelens.collectives import CommTable
 from tracelens.detectors.link import Link
 from tracelens.findings import Finding, Severity
+from tracelens.gradients import Ready
 from tracelens.host import Cause, Host
 from tracelens.infer.facts import RankFacts
 from tracelens.infer.result import Setup
@@ -69,6 +70,7 @@ class RankView:
     exposed_wait_ns: Int64s
     transfer_ns: Int64s
     host: Host
+    ready: Ready
     facts: RankFacts
     roles: Roles
 

@@ -46,8 +46,8 @@ def depth1_reduce_stall(context: Context, masks: Sequence[Bools]) -> Iterator[Ch
             f"compute stands still until a reduction ends: {spread(stalls)} a step",
             f"with reductions queued up behind each other the passes end {spread(saved)} earlier",
         ),
-        remedy="smaller reduce_bucket_size, so that a reduction fits beside the filling of one "
-        "bucket; DeepSpeed 0.14.3 and later waits so (issue 8364), ZeRO-3 and DDP do not",
+        remedy="DeepSpeed 0.14.3 and later waits so (issue 8364), ZeRO-3 and DDP do not; by the "
+        "recorded passes another reduce_bucket_size saves less than can be told",
         proof=proof.of_rows(context, masks),
     )
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from tracelens.analysis import RankEvents
 from tracelens.classify import Op, is_comm, is_compute
+from tracelens.gradients import Gradients, find_gradients
 from tracelens.links import GpuWork
 from tracelens.replay.edges import Calls, Waits, find_held, find_syncs, find_waits
 from tracelens.replay.fetches import Fetches, find_fetches
-from tracelens.replay.gradients import Gradients, find_gradients
 from tracelens.replay.program import NOTHING, Act, Program, edit
 from tracelens.thresholds.replay import FULL_QUEUE, HELD_UP
 from tracelens.trace import Bools, Int32s, Int64s, Kind, Trace

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tracelens.gradients import Gradients
 from tracelens.links import TrackSpans, lookup
 from tracelens.phases import Passes
-from tracelens.replay.gradients import Gradients
 from tracelens.steps import EVALUATE
 from tracelens.trace import Bools, Int32s, Int64s, Kind, Trace
 

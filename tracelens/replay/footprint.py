@@ -12,9 +12,9 @@ from typing import Any
 
 from tracelens.analysis import Analysis, RankEvents
 from tracelens.errors import CannotPredict
+from tracelens.gradients import find_gradients
 from tracelens.infer.result import Setup
 from tracelens.replay.change import Change
-from tracelens.replay.gradients import find_gradients
 from tracelens.replay.memory import (
     DEFAULT_MAX_LIVE,
     DEFAULT_MAX_REUSE,

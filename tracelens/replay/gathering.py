@@ -9,9 +9,9 @@ from math import ceil
 import numpy as np
 
 from tracelens.errors import CannotPredict
+from tracelens.gradients import Gradients
 from tracelens.replay.coordinator import Call, Fetched, FetchSetting, emulate
 from tracelens.replay.fetches import Fetches
-from tracelens.replay.gradients import Gradients
 from tracelens.replay.model import RankModel
 from tracelens.replay.program import Act, Program
 from tracelens.replay.transforms.bucket_plan import SHAPES, positions

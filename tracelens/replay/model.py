@@ -20,7 +20,6 @@ from tracelens.replay.contention import Kernels, Slowdown, alone, measure, measu
 from tracelens.replay.footprint import Footprint, footprint
 from tracelens.replay.program import Act, Program
 from tracelens.replay.simulate import Costs, Simulation, simulate
-from tracelens.replay.transfer import Line, fit_line
 from tracelens.thresholds import LARGE_MESSAGE_BYTES
 from tracelens.thresholds.replay import (
     FAST_GBPS,
@@ -29,6 +28,7 @@ from tracelens.thresholds.replay import (
     SLOW_TRANSFER_SLOWDOWN,
 )
 from tracelens.trace import Int64s
+from tracelens.transfer import Line, fit_line
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from tracelens.analysis import RankEvents
-from tracelens.replay.gradients import find_gradients
+from tracelens.gradients import find_gradients
 from tracelens.trace import Bools, Int64s
 
 

@@ -131,8 +131,8 @@ FEW_REDUCTIONS: Final = 3
 reduced after the pass, and the one before it ends there (DeepSpeed issue 8364: depth one)."""
 
 GOOD_REDUCTIONS: Final = 12
-"""Buckets a pass that a model should have: between 8 and 30, where the last, exposed one is a
-twelfth of the gradients and each is still large enough for the link."""
+"""Buckets a pass that are advised at most where the gradients were not recorded: the last, exposed
+one is a twelfth of the gradients, and each is still large enough for the link."""
 
 MANY_REDUCTIONS: Final = 30
 """More reductions a pass than this cost the host more than their overlap gains."""
@@ -140,6 +140,28 @@ MANY_REDUCTIONS: Final = 30
 BUCKET_HOST_NS: Final = 500_000
 """Host time of reducing a bucket, where the recording's buckets do not tell: 0.31 to 0.71 ms on
 recorded runs whose buckets differ (DeepSpeed 0.19.6, with a profiler)."""
+
+BUCKET_LAG_NS: Final = 100_000
+"""What a bucket's reduction takes besides its transfer (dividing it, ranks that meet, NCCL's start
+beside kernels), where the recorded sizes do not tell: 50 to 250 us on recorded runs (4 H200)."""
+
+BUCKET_WORTH: Final = 0.01
+"""Another bucket size is worth setting from 1 % of the step on where there are few or many buckets:
+timings of one configuration differ by that in the median (27 recorded runs on 4 H200)."""
+
+MIN_BUCKETS: Final = 3
+"""Fewer buckets a pass than this leave overlap_comm nothing to do (`FEW_REDUCTIONS`)."""
+
+MAX_BUCKET: Final = 500_000_000
+"""The largest bucket that is advised: DeepSpeed's default, elements (runtime/zero/config.py)."""
+
+PADDING_SHARE: Final = 0.01
+"""Gradients and reductions of one pass have the same elements but for padding, 1 % at most: more is
+another parameter's, and says that not all were recorded. Judged."""
+
+PIECES: Final = 120
+"""Parts that a pass is cut into where its gradients were not recorded: ten for each of twelve
+buckets (`GOOD_REDUCTIONS`). And buckets that are tried at most where they were. Judged."""
 
 LARGE_MESSAGE_BYTES: Final = 32 * 2**20
 """Messages of 32 MiB and more run at the link's bandwidth (nccl-tests: flat from there on)."""

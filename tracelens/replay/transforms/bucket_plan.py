@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracelens.errors import CannotPredict
-from tracelens.replay.gradients import Bucket, fill
+from tracelens.gradients import Bucket, fill
+from tracelens.reducing import host_line
 from tracelens.replay.model import RankModel
 from tracelens.replay.program import Act, Program
-from tracelens.thresholds import BUCKET_HOST_NS
-from tracelens.thresholds.replay import GRADIENT_HOST_NS, HELD_NS, MIN_PLAIN_HOOKS, SMALL_SHARE
+from tracelens.thresholds.replay import HELD_NS, MIN_PLAIN_HOOKS, SMALL_SHARE
 from tracelens.trace import Bools, Int64s
 
 SHAPES = "record operand sizes: record_shapes=True"
@@ -300,36 +300,3 @@ def _spare(plan: Plan, m: RankModel, extra: tuple[float, float]) -> dict[int, in
         first = int(np.flatnonzero(plan.old.rows & (p.hook == h))[0])
         spare[first] = int(max(in_hooks[h] - extra[0] - extra[1] * plan.counts.get(h, 0), 0))
     return spare
-
-
-def host_line(gradients: NDArray[np.float64], time_ns: NDArray[np.float64]) -> tuple[float, float]:
-    """Host time of reducing a bucket: (of a bucket, of each gradient in it), ns.
-
-    Buckets of one size do not tell the two apart; then the bucket's own share is the prior, as far
-    as it fits in.
-    """
-    if not len(gradients):
-        return BUCKET_HOST_NS, GRADIENT_HOST_NS
-    if gradients.max() >= 2 * gradients.min():
-        return affine(gradients, time_ns)
-    mean = max(float(time_ns.mean()), 0.0)
-    own = min(mean, BUCKET_HOST_NS)
-    return own, (mean - own) / float(gradients.mean())
-
-
-def affine(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Least squares y = a + b x with a, b >= 0: host time adds up, so means must be kept.
-
-    Examples
-    --------
-    >>> a, b = affine(np.array([1.0, 2.0, 3.0]), np.array([5.0, 7.0, 9.0]))
-    >>> round(a, 6), round(b, 6)
-    (3.0, 2.0)
-    """
-    if not len(x):
-        return 0.0, 0.0
-    mean_x, mean_y = float(x.mean()), max(float(y.mean()), 0.0)
-    spread = float(((x - mean_x) ** 2).sum())
-    slope = float(((x - mean_x) * (y - y.mean())).sum()) / spread if spread > 0 else 0.0
-    slope = min(max(slope, 0.0), mean_y / mean_x if mean_x > 0 else 0.0)
-    return mean_y - slope * mean_x, slope

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from tracelens.errors import CannotPredict
-from tracelens.replay.gradients import Bucket
+from tracelens.gradients import Bucket
 from tracelens.replay.model import Model, RankModel
 from tracelens.replay.program import ALL, Act, Program, edit, listed
 from tracelens.replay.transforms.bucket_plan import (

@@ -19,13 +19,13 @@ from math import ceil
 import numpy as np
 
 from tracelens.errors import CannotPredict
-from tracelens.replay.gradients import Bucket, fill
+from tracelens.gradients import Bucket, fill
+from tracelens.reducing import host_line
 from tracelens.replay.model import RankModel
 from tracelens.replay.program import Act, host_ns
 from tracelens.replay.transforms.bucket_plan import (
     Setting,
     backward_passes,
-    host_line,
     positions,
     typical,
     usual,
