@@ -24,7 +24,7 @@ from tracelens.launches import hooks, kernel_sums, launches, longest_kernels, re
 from tracelens.lengths import KernelLengths, kernel_lengths
 from tracelens.links import OPTIMIZER_STEP, GpuWork
 from tracelens.moments import Moment, before_end, of_events, until_work
-from tracelens.pauses import Pause, find_pauses
+from tracelens.pauses import Pause, Stops, find_pauses, find_stops
 from tracelens.peculiar import Peculiar, find_peculiar, operand_nelems
 from tracelens.phases import Passes
 from tracelens.steps import DATA_LOADER, StepMap, Steps
@@ -85,6 +85,10 @@ class Host:
     late : LateStarts
         The same one by one.
     pauses : tuple of Pause
+    stops : Stops
+        Whether the host was stopped, whatever it did.
+    stopped_ns : int64 (k,)
+        Idle time in pauses that are such stops by their length (`Stops.most_ns`).
     launch_delay_ns, kernel_ns, call_ns : float
         Medians over compute kernels: end of launch to start, length, length of the launch call.
     n_kernels : float
@@ -128,6 +132,8 @@ class Host:
     stall_ns: Int64s
     late: LateStarts
     pauses: tuple[Pause, ...]
+    stops: Stops
+    stopped_ns: Int64s
     launch_delay_ns: float
     kernel_ns: float
     call_ns: float
@@ -167,13 +173,12 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
     host, device, late = _idle(trace, work, steps)
     gaps, pauses = find_pauses(trace, work, steps)
     syncs = sync_rows(trace, work, steps, backward_end_ns)
-    update = _cpu_update(trace, steps, backward_end_ns)
-    parts = [*_causes(trace, host, (update, gaps, after_sync(trace, work, syncs))), device]
-    idle = np.stack([clip_lengths(p, steps.start_ns, steps.end_ns) for p in parts], axis=1)
-    tail = _tail(idle, parts[:-1], work, steps)
+    known = _cpu_update(trace, steps, backward_end_ns), gaps, after_sync(trace, work, syncs)
+    parts = [*_causes(trace, host, known), device]
+    idle, tail = _by_step(parts, work, steps)
     save, size = pageable_of(trace, work, found, Op.COPY_D2H)
     read, read_size = pageable_of(trace, work, found, Op.COPY_H2D)
-    hooked, hook_ns, extra = hooks(trace)
+    (hooked, hook_ns, extra), stops = hooks(trace), find_stops(trace, work)
     delay, kernel, call, count = launches(trace, work, found, whole)
 
     def within(cause: Cause, spans: Spans) -> Int64s:
@@ -193,6 +198,8 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
         stall_ns=late.length_ns(steps),
         late=late,
         pauses=pauses,
+        stops=stops,
+        stopped_ns=within(Cause.PAUSE, _no_longer(gaps, stops.most_ns)),
         launch_delay_ns=delay,
         kernel_ns=kernel,
         call_ns=call,
@@ -208,11 +215,15 @@ def look_at_host(trace: Trace, work: GpuWork, found: StepMap, passes: Passes, wh
         recomputed_ns=recomputed_ns(trace, work, found),
         peculiar=find_peculiar(trace, steps, whole),
         operand_nelems=operand_nelems(trace, steps),
-        moments=_moments(trace, work, steps, (parts, late.spans, syncs))
-        | {"hook": of_events(trace, steps, hooked)},
+        moments=_moments(trace, work, steps, (parts, late.spans, syncs, hooked)),
         kernel_moments=longest_kernels(trace, work, found, whole),
         kernel_lengths=kernel_lengths(trace, work, found, whole, each=len(late.row) > 0),
     )
+
+
+def _no_longer(spans: Spans, most_ns: int) -> Spans:
+    short = spans[1] - spans[0] <= most_ns
+    return spans[0][short], spans[1][short]
 
 
 def _work(
@@ -231,10 +242,10 @@ def _shows_python(trace: Trace) -> bool:
 
 
 def _moments(
-    trace: Trace, work: GpuWork, steps: Steps, of: tuple[list[Spans], Spans, Int64s]
+    trace: Trace, work: GpuWork, steps: Steps, of: tuple[list[Spans], Spans, Int64s, Int64s]
 ) -> dict[str, tuple[Moment, ...]]:
-    """The longest moments of each cause of idle time, of copies and of late starts."""
-    parts, late, syncs = of
+    """The longest moments of each cause of idle time, of copies, late starts and hooks."""
+    parts, late, syncs, hooked = of
     s = trace.slices
     events = np.flatnonzero((s.kind == Kind.CPU_OP) | (s.kind == Kind.RUNTIME))
     beside = {
@@ -257,6 +268,7 @@ def _moments(
         ("copy", ~pageable & np.isin(work.op, (Op.COPY_D2H, Op.COPY_H2D))),
     ):
         found[name] = of_events(trace, steps, work.row[on])
+    found["hook"] = of_events(trace, steps, hooked)
     return found | {"stall": until_work(trace, steps, late, work)}
 
 
@@ -281,6 +293,12 @@ def _idle(trace: Trace, work: GpuWork, steps: Steps) -> tuple[Spans, Spans, Late
     gaps = (gap_start[ends], gap_end[ends])
     late = late_starts(trace, work, gaps, turn[ends], nxt[ends])
     return union(gap_start, turn), union(turn, gap_end), late
+
+
+def _by_step(parts: list[Spans], work: GpuWork, steps: Steps) -> tuple[Int64s, dict[Cause, int]]:
+    """Idle time of each step by cause, and what `_tail` added to causes of the last."""
+    idle = np.stack([clip_lengths(p, steps.start_ns, steps.end_ns) for p in parts], axis=1)
+    return idle, _tail(idle, parts[:-1], work, steps)
 
 
 def _tail(idle: Int64s, causes: list[Spans], work: GpuWork, steps: Steps) -> dict[Cause, int]:

@@ -11,7 +11,7 @@ from tracelens.detectors.context import Charge, Context, RankView, charge, ranks
 from tracelens.host import Cause
 from tracelens.moments import Moment
 from tracelens.pauses import Pause
-from tracelens.thresholds import SAVE_BYTES
+from tracelens.thresholds import PAUSE_NS, SAVE_BYTES
 from tracelens.trace import Int64s
 from tracelens.units import format_ns
 
@@ -88,18 +88,21 @@ def host_pause(context: Context) -> Iterator[Charge]:
     """Are there stretches without any event on any thread, while the GPU idles?
 
     Cost: idle time inside them, where it makes the step longer; pauses in steps that save a
-    checkpoint, and in collections that were recorded, are charged there. Garbage collection,
-    sleeping, blocking file access and slow Python all look like this without stacks.
+    checkpoint, and in collections that were recorded, are charged there, and those of a rank that
+    is stopped whatever it does with its lateness (`stopped`). Garbage collection, sleeping,
+    blocking file access and slow Python all look like this without stacks.
     """
+    others = stopped(context)
     cause = [
-        _not_saving(v, np.maximum(v.host.idle_ns[:, Cause.PAUSE] - v.host.gc_ns, 0))
-        for v in context.views
+        _not_saving(v, np.maximum(v.host.idle_ns[:, Cause.PAUSE] - v.host.gc_ns - gone, 0))
+        for v, gone in zip(context.views, others, strict=True)
     ]
     pauses = [
         (p, v)
         for v in context.views
         for p in v.host.pauses
         if p.step not in saving_steps(v.host.save_bytes)
+        and (p.dur_ns > v.host.stops.most_ns or not tells_stops(context))
     ]
     idle = context.hosts(cause, Cause.PAUSE)
     if idle.max() <= 0 or not pauses:
@@ -118,6 +121,7 @@ def host_pause(context: Context) -> Iterator[Charge]:
             f"{len(pauses)} pauses with no event on any thread; the longest, "
             f"{format_ns(longest.dur_ns)} on rank {view.rank}, after {longest.after} and before "
             f"{longest.before}",
+            *stops_text(view),
             _what(longest),
         ),
         remedy="that frame is what to look at: a lock, a file, a sleep, slow Python"
@@ -125,6 +129,33 @@ def host_pause(context: Context) -> Iterator[Charge]:
         else "record one step with with_stack=True; if it is garbage collection, gc.disable() "
         "and gc.collect() at a fixed interval on all ranks together",
         proof=proof.of_moments(context, "pause", only=in_usual_step),
+    )
+
+
+def tells_stops(context: Context) -> bool:
+    """Whether ranks that are stopped are told as late: some are not, and waiting for them shows."""
+    return (
+        context.waits is not None
+        and not context.shared_gpu
+        and any(not v.host.stops.count for v in context.views)
+    )
+
+
+def stopped(context: Context) -> list[Int64s]:
+    """Pauses of each rank that are not its own doing and told with its lateness, ns (k,)."""
+    told = tells_stops(context)
+    return [v.host.stopped_ns * told for v in context.views]
+
+
+def stops_text(view: RankView) -> tuple[str, ...]:
+    """What shows that a rank's host is stopped; empty where nothing does."""
+    stops = view.host.stops
+    if not stops.count:
+        return ()
+    return (
+        f"rank {view.rank}'s threads stand still {stops.count} times for {format_ns(PAUSE_NS)} to "
+        f"{format_ns(stops.longest_ns)} inside operators that are short else "
+        f"({', '.join(stops.names[:4])}): another process, or a limit on CPU time, has its cores",
     )
 
 

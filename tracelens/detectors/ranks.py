@@ -9,6 +9,7 @@ import numpy as np
 from tracelens.detectors import proof
 from tracelens.detectors.context import Charge, Context, PerRank, charge
 from tracelens.detectors.other_work import difference
+from tracelens.detectors.pauses import stopped, stops_text
 from tracelens.detectors.stages import has_stages, uneven_stages
 from tracelens.detectors.work import from_tokens
 from tracelens.host import Cause
@@ -50,8 +51,9 @@ def straggler_host(context: Context) -> Iterator[Charge]:
     late = _lateness(context, slack, at)
     if late < LATE_SHARE * context.step_ns:
         return
-    idle = sum(context.idle(c) for c in (Cause.LAUNCH, Cause.DEVICE))
-    extra = float(idle[at] - np.median(idle))  # type: ignore[index]
+    idle = context.idle(Cause.LAUNCH) + context.idle(Cause.DEVICE)
+    idle += context.hosts(stopped(context), Cause.PAUSE)
+    extra = float(idle[at] - np.median(idle))
     if extra < 0.5 * late:
         return
     rank = context.views[at].rank
@@ -71,6 +73,7 @@ def straggler_host(context: Context) -> Iterator[Charge]:
             f"{format_ns(float(others.max()))} a step longer in collectives than rank {rank}{rest}",
             f"its GPU idles {format_ns(extra)} a step longer than the median rank's because its "
             "host launches later, with the same kernels to launch",
+            *stops_text(context.views[at]),
         ),
         remedy="look at that rank's host: cores pinned to it (numactl, --bind_cores_to_rank), other"
         " processes, CPU frequency, logging or saving on one rank only",

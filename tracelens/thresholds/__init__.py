@@ -329,6 +329,19 @@ UNEVEN_TOKENS: Final = 1.3
 PROFILER_SHARE: Final = 0.05
 """Recording that makes steps 5 % longer; two timings of one run differ by up to 3 %."""
 
+STOPS: Final = 5
+"""A host that stands still so often inside operators that are short else is not running: 44 and 54
+times in six steps on two recorded ranks that shared their core with a busy process, never on 405
+others, but for CPU offloading's one long copy a step (`STOP_NAMES`)."""
+
+STOP_NAMES: Final = 3
+"""Who takes a core away does not ask what runs on it: it is not always the same operator."""
+
+STOP_SHARE: Final = 0.1
+"""An operator is short else if its median is a tenth of `PAUSE_NS`. That is a time slice: Linux
+gives each task of a shared core 3 ms at once (kernel/sched/fair.c: a base slice of 0.75 ms, times 4
+from 8 cores on), and looks at ticks of 4 ms (250 Hz). Most recorded stops are 4.0 or 8.0 ms."""
+
 TREND_P: Final = 0.01
 """Chance at which un-profiled steps are taken to grow or shrink on their own: one false alarm in a
 hundred runs, and it takes `PROFILER_SHARE` of the step besides. Of 37 recorded runs one does, which
