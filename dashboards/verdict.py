@@ -53,6 +53,12 @@ def paid(document: Document) -> list[dict[str, Any]]:
     return sorted(found, key=lambda f: -f["cost_ms_per_step"])
 
 
+def judged_ms(document: Document) -> float:
+    """The mean step that costs are part of: without the profiler's doing, as far as known."""
+    said = document.get("manifest") or {}
+    return float(document["summary"]["wall_ms"] - (said.get("profiler_ms") or 0.0))
+
+
 def headline(document: Document) -> Headline:
     """The line at the top of the overview."""
     found = paid(document)
@@ -64,7 +70,7 @@ def headline(document: Document) -> Headline:
     if told:
         label, _, sentence = clean(told[0]).partition(": ")
     else:  # not worth a sentence of the report
-        share = percent(found[0]["cost_ms_per_step"], document["summary"]["wall_ms"])
+        share = percent(found[0]["cost_ms_per_step"], judged_ms(document))
         label = "No cause is large; the largest"
         sentence = f"{clean(found[0]['title'])} ({share} of the step)."
     title, stop, more = sentence.partition(". ")

@@ -43,7 +43,7 @@ def test_pauses_of_a_stopped_host_are_its_lateness(tmp_path: Path) -> None:
     assert found["straggler_host"].cost_ms_per_step == pytest.approx(28, abs=0.1)
     assert (
         found["straggler_host"]
-        .evidence[-1]
+        .evidence[0]
         .startswith("rank 1's threads stand still 6 times for 3.00 ms to 4.00 ms inside operators")
     )
 

@@ -144,13 +144,13 @@ def _findings(view: RunView, query: Query) -> Any:
 
 
 def _finding(view: RunView, query: Query, finding: dict[str, Any]) -> dmc.AccordionItem:
-    cost, wall = finding["cost_ms_per_step"], view.document["summary"]["wall_ms"]
+    cost, step = finding["cost_ms_per_step"], verdict.judged_ms(view.document)
     head = html.Div(
         [
             ui.severity(finding["severity"]),
             html.Span(clean(finding["title"]), className="finding-title"),
             html.Span(
-                [html.B(duration(cost * NS_PER_MS)), f" {percent(cost, wall)}"],
+                [html.B(duration(cost * NS_PER_MS)), f" {percent(cost, step)}"],
                 className="finding-cost",
             ),
         ],

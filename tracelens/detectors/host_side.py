@@ -193,7 +193,7 @@ def launch_bound(context: Context) -> Iterator[Charge]:
             f"{format_ns(host.kernel_ns)} each, launching one {format_ns(host.call_ns)}",
         ),
         remedy="more work per launch: larger micro-batch or sequence, torch.compile or CUDA graphs,"
-        " fused optimizers and norms; fewer Python hooks and synchronisations; note that the "
-        "profiler itself slows the host",
+        " fused optimizers and norms; fewer Python hooks and synchronisations"
+        + ("" if context.profiler else "; note that the profiler itself slows the host"),
         proof=proof.of_moments(context, "launch", ranks=(context.views[at].rank,)),
     )

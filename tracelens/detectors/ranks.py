@@ -69,11 +69,11 @@ def straggler_host(context: Context) -> Iterator[Charge]:
         of_launch=True,
         ranks=(rank,),
         evidence=(
+            *stops_text(context.views[at]),
             f"the other ranks wait {format_ns(float(others.min()))} to "
             f"{format_ns(float(others.max()))} a step longer in collectives than rank {rank}{rest}",
             f"its GPU idles {format_ns(extra)} a step longer than the median rank's because its "
             "host launches later, with the same kernels to launch",
-            *stops_text(context.views[at]),
         ),
         remedy="look at that rank's host: cores pinned to it (numactl, --bind_cores_to_rank), other"
         " processes, CPU frequency, logging or saving on one rank only",

@@ -206,7 +206,8 @@ def _told(plain: Finding, was: Finding) -> Finding:
     if abs(now - then) < max(0.01 * then, 0.01):
         return replace(plain, evidence=was.evidence)
     words = f"{_ms(then)} a step in the recorded steps, {_ms(now)} without the profiler"
-    return replace(plain, evidence=(*was.evidence, words), recorded_ms_per_step=then)
+    evidence = (*was.evidence[:1], words, *was.evidence[1:])
+    return replace(plain, evidence=evidence, recorded_ms_per_step=then)
 
 
 def _with_gone(f: Finding, gone: Sequence[Finding]) -> Finding:

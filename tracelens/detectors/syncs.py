@@ -46,8 +46,8 @@ def host_sync(context: Context) -> Iterator[Charge]:
         evidence=(
             ", ".join(f"{n:g} {name}" for name, n in view.host.syncs.items())
             + f" a step on rank {view.rank} before the end of the backward pass",
-            f"idle after them: {spread(idle)} a step",
             *((drift_text(grown),) if logger and grown and grown.last > grown.first else ()),
+            f"idle after them: {spread(idle)} a step",
         ),
         remedy='delete the whole "comms_logger" key: {"enabled": false} leaves it on'
         if logger
