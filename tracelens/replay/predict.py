@@ -290,7 +290,7 @@ class Predictor:
                 "without a profiler (collectors do) make this surer"
             )
             return "medium"
-        if drift > REPEAT_PCT / 100:
+        if drift > NOISE_PCT / 100:
             notes.append(
                 f"the host limits these steps: hosts {HOST_DRIFT:.0%} apart, as two jobs may find "
                 f"them, make steps {drift:.1%} apart"
