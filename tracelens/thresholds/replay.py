@@ -97,8 +97,8 @@ differed by 1 % (median) to 2 % on a slow link, by up to 9 % on NVLink (4 H200).
 
 REPEAT_PCT: Final = 3.0
 """Half-width of a band that repeating a run alone needs, in percent: timings of one configuration
-differed by 0.1 to 1 % on NVLink, and on a slow link by 1 to 6 %, within a job and between two (ZeRO-1
-and 2, 4 H200, nine steps each)."""
+differed by 0.1 to 1 % on NVLink, and on a slow link by 1 to 6 %, within a job and between two
+(ZeRO-1 and 2, 4 H200, nine steps each)."""
 
 TRANSFER_DRIFT: Final = 0.05
 """How far transfers of one size drift between recordings, relative: 0.119 to 0.135 ns an element
