@@ -7,7 +7,7 @@ ms in turns, and a gradient takes the link 10 ms. Work beside a reduction takes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,11 @@ from hypothesis import strategies as st
 from test_detectors import HOOK, NODE, comm, context_of, found_in, how, op, us
 
 import tracelens
+from tracelens.detectors.buckets import find_reducing
+from tracelens.detectors.context import Context, Profiler
 from tracelens.findings import Finding
 from tracelens.gradients import fill
+from tracelens.host import Cause
 from tracelens.reducing import Costs, Filling, Flush, fit_reductions, host_line, spend
 from tracelens.replay import Predictor, load, make_change
 from tracelens.thresholds import BUCKET_HOST_NS, BUCKET_LAG_NS
@@ -45,6 +48,11 @@ LARGE = (
 OFF = (
     ((0, 1), (1, 19), (40, 1), (41, 19), (80, 1), (81, 19), (120, 1)),
     ((2, 20, 20), (4, 60, 20), (6, 100, 20), (8, 121, 20)),
+)
+#: ZeRO-1 without overlap: the same buckets, all behind the pass.
+BEHIND = (
+    ((0, 1), (1, 19), (20, 1), (21, 19), (40, 1), (41, 19), (60, 1)),
+    ((8, 61, 20), (8, 81, 20), (8, 101, 20), (8, 121, 20)),
 )
 #: Two gradients a bucket with overlap, by the recurrence: 1 + 19, then three times 1.25 + 18.75 + 4
 #: with a reduction of 20 beside the first two; the last begins when the one before has ended.
@@ -84,11 +92,11 @@ class Drawn:
             size = {"dims": [[self.nelems]], "types": ["float"]}
             op(trace, "torch::autograd::AccumulateGrad", at + 0.105, 0.01, tid=BACKWARD_TID, **size)
         held = len(WORK) // len(reductions) * self.nelems
-        for hook, start, dur in reductions:
+        for i, (hook, start, dur) in enumerate(reductions):
             if hook < len(WORK):
                 comm(trace, (zero + 1.15 + 0.2 * hook, zero + 2 + start, dur), held)
             else:  # the main thread's, behind the pass
-                corr, at = 5000 + len(trace), us(zero + 3)
+                corr, at = 5000 + len(trace), us(zero + 3 + 0.02 * i)
                 ts, length = us(zero + 2 + start), us(dur)
                 trace.nccl(ts=ts, dur=length, nelems=held, host_ts=at, corr=corr, ext=corr)
 
@@ -104,11 +112,19 @@ def faster(table: tuple, by: float) -> tuple:  # type: ignore[type-arg]
     return kernels, tuple((h, s, d / by) for h, s, d in reductions)
 
 
-def finding(drawn: Drawn, folder: Path, id: str, bucket: int, overlap: bool = True) -> Finding:
-    setup = {"zero_stage": 2, "overlap_comm": overlap, "reduce_bucket_size": bucket}
-    context = context_of(drawn, folder, **setup)  # type: ignore[arg-type]
-    assert how(context, id)[0] == "fired"
-    return found_in(context)[id]
+def context(
+    drawn: Drawn, folder: Path, bucket: int, overlap: bool = True, stage: int = 2
+) -> Context:
+    setup = {"zero_stage": stage, "overlap_comm": overlap, "reduce_bucket_size": bucket}
+    return context_of(drawn, folder, **setup)  # type: ignore[arg-type]
+
+
+def finding(
+    drawn: Drawn, folder: Path, id: str, bucket: int, overlap: bool = True, stage: int = 2
+) -> Finding:
+    seen = context(drawn, folder, bucket, overlap, stage)
+    assert how(seen, id)[0] == "fired"
+    return found_in(seen)[id]
 
 
 MB = 1_000_000
@@ -136,6 +152,25 @@ def test_overlap_off_is_the_same_recurrence_without_overlap(tmp_path: Path) -> N
     found = finding(Drawn(OFF), tmp_path, "overlap_off", 2 * MB, overlap=False)
     assert found.cost_ms_per_step == pytest.approx(61 + 80 - WITH_TWO - 6, abs=0.1)
     assert found.config == {"zero_optimization.overlap_comm": True}
+
+
+def test_zero1_without_overlap_reduces_behind_the_pass(tmp_path: Path) -> None:
+    """As long as above, though no reduction lies between gradients."""
+    found = finding(Drawn(BEHIND), tmp_path, "overlap_off", 2 * MB, overlap=False, stage=1)
+    assert found.cost_ms_per_step == pytest.approx(61 + 80 - WITH_TWO - 6, abs=0.1)
+
+
+def test_hosts_are_as_fast_as_without_the_profiler(tmp_path: Path) -> None:
+    """A host that takes half of its recorded time between gradients, and for a bucket."""
+    recorded = context(Drawn(SMALL), tmp_path, MB)
+    kept = np.ones(len(Cause))
+    half = replace(recorded, profiler=Profiler(0.0, 0.0, kept, 0.5, np.zeros(2)))
+    slow, fast = find_reducing(recorded), find_reducing(half)
+    assert slow is not None
+    assert fast is not None
+    assert fast.host_ns.tolist() == (slow.host_ns / 2).tolist()
+    between, shorter = (r.groups[0][0].host_ns[:, 1:] for r in (slow, fast))
+    assert shorter.tolist() == (between / 2).tolist()
 
 
 @pytest.mark.parametrize(

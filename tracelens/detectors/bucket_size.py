@@ -170,7 +170,10 @@ def _too_small(context: Context, seen: Seen, r: Reducing, found: _Better) -> Cha
     return charge(
         context,
         "bucket_too_small",
-        f"{seen.count:g} small reductions a backward pass, {{cost}} a step",
+        f"{seen.count:g} reductions a backward pass where fewer and larger ones would do, "
+        "{cost} a step"
+        if found.best is not None
+        else f"{seen.count:g} small reductions a backward pass",
         found.change.saved,
         of_launch=found.change.of_launch,
         ranks=tuple(v.rank for v in context.views),
