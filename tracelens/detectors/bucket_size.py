@@ -59,7 +59,7 @@ def overlap_off(context: Context, seen: Seen, r: Reducing) -> Charge:
             *if_it_stays(context, context.saving(change.stays) - OVERLAP_SYNC_NS),
             *seen.evidence,
             *_memory(context, r, 2 * size - bucket),
-            *_costs_text(r),
+            *_costs_text(context, r),
             *context.setup["overlap_comm"].evidence,
         ),
         remedy=f"overlap_comm: true{more} (needs a second bucket buffer; not with pipelines)",
@@ -107,7 +107,7 @@ class _Better:
             *seen.evidence,
             *_memory(context, r, more),
             *self._by_size(context, r),
-            *_costs_text(r),
+            *_costs_text(context, r),
         )
 
     def _by_size(self, context: Context, r: Reducing) -> tuple[str, ...]:
@@ -223,8 +223,10 @@ def recorded_bucket(context: Context, r: Reducing) -> int:
     return bucket if known else r.largest  # type: ignore[return-value]
 
 
-def _costs_text(r: Reducing) -> tuple[str, ...]:
-    """What the recurrence takes a reduction for."""
+def _costs_text(context: Context, r: Reducing) -> tuple[str, ...]:
+    """What the recurrence takes a reduction for; transfer is the least where it is not known."""
+    if context.waits is None:
+        return (f"reducing a bucket is taken to take {spread(r.host_ns)} of the host",)
     if not r.elements:
         return ()
     return (
