@@ -343,9 +343,9 @@ gives each task of a shared core 3 ms at once (kernel/sched/fair.c: a base slice
 from 8 cores on), and looks at ticks of 4 ms (250 Hz). Most recorded stops are 4.0 or 8.0 ms."""
 
 TREND_P: Final = 0.01
-"""Chance at which un-profiled steps are taken to grow or shrink on their own: one false alarm in a
-hundred runs, and it takes `PROFILER_SHARE` of the step besides. Of 37 recorded runs one does, which
-logs every collective and whose steps did grow, from 431 to 557 ms."""
+"""Chance at which un-profiled steps are taken to grow or shrink on their own, by `PROFILER_SHARE`
+and more. Of 59 recorded runs four do: one logs every collective and grows from 431 to 557 ms, three
+wander by 6 to 13 %, as hosts do. Neither tells what the profiler costs."""
 
 ZERO3_BUSY: Final = 0.8
 """Share of the passes in which the link carries parameters or gradients, above which it is the
