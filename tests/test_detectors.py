@@ -900,6 +900,22 @@ def test_zero3_late_prefetch(at: float, id: str | None, tmp_path: Path) -> None:
         assert found[id].cost_ms_per_step == ms(5)
 
 
+@pytest.mark.parametrize(
+    ("framework", "key"),
+    [
+        ("deepspeed", "stage3_prefetch_bucket_size"),
+        ("fsdp1", "forward_prefetch=True"),
+        ("fsdp2", "set_modules_to_forward_prefetch"),
+    ],
+)
+def test_what_prefetches_is_of_the_framework(framework: str, key: str, tmp_path: Path) -> None:
+    fetches = Rank(compute=95, lead=5, add=gathers("all_gather", 2, 1.99))
+    context = context_of(Run((fetches, fetches), hides=True), tmp_path, framework=framework)
+    remedy = found_in(context)["exposed_parameter_fetch"].remedy
+    assert key in remedy
+    assert ("stage3" in remedy) == (framework == "deepspeed")
+
+
 def test_several_weights_at_once_are_prefetched(tmp_path: Path) -> None:
     """Nothing of it is hidden, but the message is not one weight's: prefetching is on."""
     fetches = Rank(compute=95, lead=5, add=gathers("all_gather", 2, 1.99))

@@ -115,14 +115,31 @@ def exposed_parameter_fetch(context: Context) -> Iterator[Charge]:
             f"all_gather in forward and backward: {amount_text(context, 'fetch')}",
             f"{100 * hidden:.0f}% of the fetching runs beside compute",
         ),
-        remedy="stage3_prefetch_bucket_size above one layer's parameters (0, or "
-        "stage3_max_live_parameters 0, switches prefetching off), stage3_max_live_parameters and "
-        "stage3_max_reuse_distance so that the backward pass does not gather again, a larger "
-        "micro-batch",
+        remedy=f"{_prefetching(context)}, a larger micro-batch",
         config={"zero_optimization.stage3_prefetch_bucket_size": PREFETCH_DEFAULT}
         if late
         else None,
         proof=proof.of_rows(context, masks),
+    )
+
+
+_OF_FSDP = {
+    "fsdp1": "forward_prefetch=True and backward_prefetch=BackwardPrefetch.BACKWARD_PRE, "
+    "sharding_strategy=SHARD_GRAD_OP where memory is left, so that the backward pass does not "
+    "gather again",
+    "fsdp2": "set_modules_to_forward_prefetch and set_modules_to_backward_prefetch, "
+    "reshard_after_forward=False where memory is left, so that the backward pass does not gather "
+    "again",
+}
+
+
+def _prefetching(context: Context) -> str:
+    """What gathers parameters earlier, or less often, in the framework that ran."""
+    return _OF_FSDP.get(
+        str(context.setup.value("framework")),
+        "stage3_prefetch_bucket_size above one layer's parameters (0, or "
+        "stage3_max_live_parameters 0, switches prefetching off), stage3_max_live_parameters and "
+        "stage3_max_reuse_distance so that the backward pass does not gather again",
     )
 
 
