@@ -191,10 +191,10 @@ def test_secrets_paths_and_infinities_are_not_recorded() -> None:
 def test_no_value_of_the_environment_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-4711")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-of-nobody")
     monkeypatch.setenv("HF_TOKEN", "hf_s3cret")
     text = write(tmp_path, 0).read_text()
-    assert "4711" not in text
+    assert "job-of-nobody" not in text
     assert "s3cret" not in text
     assert json.loads(text)["launcher"] == "torchrun"
 

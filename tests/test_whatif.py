@@ -18,6 +18,7 @@ from tracelens.gradients import fill
 from tracelens.reducing import affine, host_line
 from tracelens.replay import Predictor, load, make_change, parse_change
 from tracelens.replay.transforms.reduction import Setting, reduce_with
+from tracelens.thresholds import BUCKET_LAG_NS
 from tracelens.transfer import fit_line
 
 REPO = Path(__file__).parent.parent
@@ -113,6 +114,18 @@ def test_host_time_is_split_where_buckets_differ_and_by_the_prior_where_not() ->
     assert fixed + 10 * each == pytest.approx(2.1e6)
     assert fixed > 0
     assert each > 0
+
+
+def test_reductions_that_come_beside_kernels_wait_for_room() -> None:
+    """In a recording without overlap_comm none had to: what it takes to begin is the prior's."""
+    model = load(analyze(SAMPLES / "zero1"))
+    now = Setting(500_000_000, False)
+    for overlap in (False, True):
+        changed = reduce_with(model, now, Setting(50_000_000, overlap))
+        for m in changed.ranks:
+            pause = m.program.pause_ns[np.isin(m.program.uid, m.reductions)]
+            assert len(pause) > 0
+            assert (pause >= BUCKET_LAG_NS).all() == overlap
 
 
 def test_the_recorded_setting_rebuilt_is_the_recorded_step(slow: Predictor) -> None:

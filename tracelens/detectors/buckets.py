@@ -107,7 +107,8 @@ class Reducing:
         Where gradients were not recorded they may be larger than what many buckets would hold.
         """
         if not self.elements:
-            return tuple(self.whole // k for k in (GOOD_REDUCTIONS, GOOD_REDUCTIONS // 2))
+            parts = (self.whole // k for k in (GOOD_REDUCTIONS, GOOD_REDUCTIONS // 2))
+            return tuple(n for n in parts if n)
         tens = 10 ** np.arange(1, 10)
         steps = np.sort(np.concatenate((tens, 2 * tens, 5 * tens)))
         most = PIECES if self.exact else GOOD_REDUCTIONS

@@ -30,6 +30,7 @@ from tracelens.replay.transforms.bucket_plan import (
     typical,
     with_host_time,
 )
+from tracelens.thresholds import BUCKET_LAG_NS
 from tracelens.thresholds.replay import SYNC_NS
 from tracelens.trace import Bools, Int64s
 
@@ -37,6 +38,9 @@ __all__ = ["Setting", "reduce_with", "reducing_rows"]
 
 New: TypeAlias = "tuple[int, dict[str, object]]"
 """A new row and the position that it goes before."""
+
+Starts: TypeAlias = "tuple[tuple[int, int], tuple[int, int], tuple[int, int]]"
+"""(Lag, pause) of a reduction, of what divides its bucket, and of what copies out of it, ns."""
 
 
 def reduce_with(model: Model, now: Setting, then: Setting) -> Model:
@@ -85,13 +89,14 @@ def _rebuilt(m: RankModel, plan: Plan, number: int, then: Setting) -> RankModel:
     comp = m.compute_stream
     red = _reduction_stream(p, m, plan.now, comp)
     first_number = number
+    starts = _starts(p, plan, then)
     for first, stop, buckets in plan.passes:
         limit = hook_at[stop] if stop < len(g) else len(p)
         epilogue = _epilogue(p, old, hook_at, (first, stop), int(limit))
         for b in buckets:
             i = first + b.at
             at = int(hook_at[i]) if b.at < stop - first else epilogue
-            blocks += _flush(p, at, b, old, (comp, red, number), then)
+            blocks += _flush(p, at, b, (old, starts), (comp, red, number), then.overlap)
             number += 1
         blocks += _copies(m, plan, (first, stop), then)
         keep, sync = _device_sync(p, keep, epilogue, plan.now, then)
@@ -135,27 +140,43 @@ def _like(p: Program, at: int, **columns: object) -> New:
     return at, {"step": int(p.step[k]), "micro": int(p.micro[k]), **columns}
 
 
+def _starts(p: Program, plan: Plan, then: Setting) -> Starts:
+    if not then.overlap:
+        return (typical(p),) * 3
+    (lag, pause), divides = plan.old.starts
+    if plan.now.overlap:
+        return (lag, pause), divides, (lag, pause)
+    # no reduction of the recording had to wait until a kernel beside it lets go of the GPU
+    return (lag, max(pause, BUCKET_LAG_NS)), divides, (lag, pause)
+
+
 def _flush(
-    p: Program, at: int, b: Bucket, old: Old, where: tuple[int, int, int], then: Setting
+    p: Program,
+    at: int,
+    b: Bucket,
+    how: tuple[Old, Starts],
+    where: tuple[int, int, int],
+    overlap: bool,
 ) -> list[New]:
     """The rows that reduce a bucket."""
     comp, red, number = where
-    stream = red if then.overlap else comp
+    old, starts = how
+    stream = red if overlap else comp
+    reduces, divides, copies = (
+        {"stream": stream, "lag_ns": lag, "pause_ns": pause} for lag, pause in starts
+    )
     host = old.extra_ns[0] + old.extra_ns[1] * len(b.members)
     made = []
-    if then.overlap:
+    if overlap:
         made.append(_like(p, at, act=Act.WAIT, gap_ns=host, stream=red, target=comp))
         made.append(_like(p, at, act=Act.WAIT, stream=comp, target=red))
     else:
         made.append(_like(p, at, act=Act.WAIT, gap_ns=host))
-    (lag, pause), (div_lag, div_pause) = old.starts if then.overlap else (typical(p),) * 2
-    beside = {"stream": stream, "lag_ns": div_lag, "pause_ns": div_pause}
-    common = {"stream": stream, "lag_ns": lag, "pause_ns": pause}
     divide = old.divide * b.nelems
-    made.append(_like(p, at, act=Act.LAUNCH, work_ns=divide, compute=not then.overlap, **beside))
-    made.append(_like(p, at, act=Act.MEET, meet=number, comm=True, **common))
+    made.append(_like(p, at, act=Act.LAUNCH, work_ns=divide, compute=not overlap, **divides))
+    made.append(_like(p, at, act=Act.MEET, meet=number, comm=True, **reduces))
     if old.copy:
-        made.append(_like(p, at, act=Act.LAUNCH, work_ns=old.copy * b.nelems, **common))
+        made.append(_like(p, at, act=Act.LAUNCH, work_ns=old.copy * b.nelems, **copies))
     return made
 
 
