@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_detectors import Rank, Run, context_of, found_in, how, op
 from test_host import rank_of, two_kernels
+from test_manifest import trace, write
 
 import tracelens
 from dashboards.verdict import judged_ms
@@ -239,3 +240,22 @@ def test_a_trend_backwards_is_the_same_line(values: Sequence[int]) -> None:
     assert back is not None
     assert there.first == pytest.approx(back.last, abs=1e-6)
     assert there.p_value == pytest.approx(back.p_value, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "pace",
+    [
+        {"mean_ms": 0, "each_ms": []},
+        {"mean_ms": -5.0, "each_ms": [-5.0, -5.0]},
+        {"mean_ms": 20.0, "each_ms": [0.0, 40.0]},
+    ],
+)
+def test_steps_that_take_no_time_were_not_timed(tmp_path: Path, pace: dict[str, Any]) -> None:
+    for rank in (0, 1):
+        trace(tmp_path, rank)
+        write(tmp_path, rank, steps={"unprofiled": pace, "profiled": pace})
+    analysis = tracelens.analyze(tmp_path)
+    assert analysis.manifest is not None
+    assert analysis.manifest.unprofiled_step_ms is None
+    assert analysis.manifest.profiled_step_ms is None
+    assert analysis.manifest.unprofiled_each_ms == ()

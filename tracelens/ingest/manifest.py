@@ -264,7 +264,7 @@ def _joined(files: dict[Path, _File]) -> Manifest:
 
 
 def _rank(path: Path, f: _File) -> RankManifest:
-    plain, traced = f.steps.unprofiled, f.steps.profiled
+    plain, traced = _timed(f.steps.unprofiled), _timed(f.steps.profiled)
     return RankManifest(
         path=path,
         rank=f.rank,
@@ -276,6 +276,13 @@ def _rank(path: Path, f: _File) -> RankManifest:
         flops=_flops(f.flops),
         unprofiled_each_ms=tuple(plain.each_ms) if plain else (),
     )
+
+
+def _timed(pace: _Pace | None) -> _Pace | None:
+    """Steps that were timed: a length of 0 or less is none."""
+    if pace is None or min([pace.mean_ms, *pace.each_ms]) <= 0:
+        return None
+    return pace
 
 
 def _flops(told: _Flops | None) -> Flops | None:
