@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from builder import TraceBuilder
 
 from tracelens.api import analyze, modelled
-from tracelens.errors import InvariantError
+from tracelens.errors import CannotPredict, InvariantError
+from tracelens.replay import Predictor, make_change
 from tracelens.replay.contention import Kernels, measure
 from tracelens.replay.contention import alone as alone_of
 from tracelens.replay.critical import (
@@ -332,3 +335,18 @@ def test_a_small_run_is_read_once_for_its_replay(monkeypatch: pytest.MonkeyPatch
     apart = load(analyze(run))
     assert len(read) == 3 * len(model.ranks)
     assert model.replay().step_ns == apart.replay().step_ns
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero3"])
+def test_communication_alone_is_refused(name: str, tmp_path: Path) -> None:
+    """A filtered trace: collectives are there, and no kernel that computes."""
+    for path in sorted((REPO / "sample_traces" / name).glob("*.xz"))[:2]:
+        trace = json.loads(lzma.decompress(path.read_bytes()))
+        trace["traceEvents"] = [
+            e for e in trace["traceEvents"] if e.get("cat") != "kernel" or "nccl" in e["name"]
+        ]
+        (tmp_path / path.stem).write_text(json.dumps(trace))
+    analysis = analyze(tmp_path)
+    predictor = Predictor(analysis, load(analysis))
+    with pytest.raises(CannotPredict, match="shows no compute"):
+        predictor.predict(make_change({"reduce_bucket_size": 10**6}))

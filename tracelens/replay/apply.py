@@ -5,7 +5,7 @@ from __future__ import annotations
 from tracelens.errors import CannotPredict
 from tracelens.replay.change import Change
 from tracelens.replay.configuration import Configuration
-from tracelens.replay.model import Model
+from tracelens.replay.model import Model, require_compute
 from tracelens.replay.transforms.accumulation import accumulate
 from tracelens.replay.transforms.link import with_ranks, with_speed
 from tracelens.replay.transforms.reduction import Setting, reduce_with, reducing_rows
@@ -125,6 +125,7 @@ def _reduction(model: Model, now: Configuration, change: Change, notes: list[str
     if then == recorded:
         notes.append("the recording ran with these values")
         return model
+    require_compute(model)
     return reduce_with(model, recorded, then)
 
 

@@ -175,6 +175,20 @@ def load(analysis: Analysis, kept: Kept | None = None, progress: Progress | None
     )
 
 
+def require_compute(model: Model) -> None:
+    """Refuse what rearranges communication beside compute where some rank recorded none.
+
+    Raises
+    ------
+    CannotPredict
+    """
+    if any(m.compute_stream < 0 for m in model.ranks):
+        raise CannotPredict(
+            "a rank shows no compute: what communication would run beside is not known",
+            hint="record all of the GPU's work: torch.profiler without a filter",
+        )
+
+
 def read_and_load(
     paths: Paths, progress: Progress | None, ds_config: str | os.PathLike[str] | None
 ) -> tuple[Analysis, Model]:

@@ -16,7 +16,7 @@ from tracelens.replay.coordinator import (
     FetchSetting,
 )
 from tracelens.replay.gathering import find_turns, gathers
-from tracelens.replay.model import Model
+from tracelens.replay.model import Model, require_compute
 from tracelens.replay.transforms.bucket_plan import Setting
 from tracelens.replay.transforms.persistence import persist
 from tracelens.replay.transforms.scatter import padded_buckets
@@ -131,6 +131,7 @@ def find_stage3(model: Model, now: Configuration) -> Stage3:
             "whether reductions overlap the backward pass is open",
             hint="give the job's configuration: --ds-config",
         )
+    require_compute(model)
     m = model.ranks[0]
     if m.host.fetches is None:
         raise CannotPredict(
