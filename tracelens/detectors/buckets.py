@@ -47,8 +47,6 @@ class Reducing:
         Elements that a pass reduces; 0 where they were not recorded.
     exact : bool
         Whether the gradients were recorded; else their order within a bucket is made up.
-    behind : bool
-        Whether all is reduced behind the pass without overlap_comm: ZeRO-1.
     """
 
     groups: tuple[tuple[Filling, tuple[Flush, ...], Int64s], ...]
@@ -57,21 +55,18 @@ class Reducing:
     steps: Int64s
     elements: int
     exact: bool
-    behind: bool
 
     def as_recorded(self, overlap: bool) -> Spent:
         """Time of the passes with the recorded buckets, ns a step of each rank."""
         return self._sum([(f, flushes) for f, flushes, _ in self.groups], overlap)
 
-    def with_bucket(self, nelems: int, overlap: bool) -> Spent:
-        """The same with the buckets that the flush rule makes of a size."""
+    def with_bucket(self, nelems: int) -> Spent:
+        """The same with overlap_comm on and the buckets that the flush rule makes of a size."""
         made = []
         for f, _, _ in self.groups:
             buckets = fill(f.nelems, nelems)
-            end = len(f.nelems)
-            late = self.behind and not overlap
-            made.append((f, tuple(Flush(end if late else b.at, b.nelems) for b in buckets)))
-        return self._sum(made, overlap)
+            made.append((f, tuple(Flush(b.at, b.nelems) for b in buckets)))
+        return self._sum(made, True)
 
     def _sum(self, made: Sequence[tuple[Filling, tuple[Flush, ...]]], overlap: bool) -> Spent:
         total = np.zeros((2, len(self.steps)))
@@ -155,7 +150,6 @@ def find_reducing(context: Context) -> Reducing | None:
         steps=np.array([int(v.whole.sum()) for v in context.views]),
         elements=max(sum(p.nelems) for p in passes) if sized else 0,
         exact=all(p.exact for p in passes),
-        behind=context.setup.value("zero_stage") == 1,
     )
 
 
@@ -336,8 +330,8 @@ def prices(context: Context, r: Reducing, overlap: bool, sizes: Sequence[int]) -
         free, found = r.free_host(), {}
         now, link_now = r.as_recorded(overlap).length, free.as_recorded(overlap).length
         for n in sizes:
-            of_link = link_now - free.with_bucket(n, True).length
-            of_host = now - r.with_bucket(n, True).length - of_link
+            of_link = link_now - free.with_bucket(n).length
+            of_host = now - r.with_bucket(n).length - of_link
             found[n] = of_link * share, np.minimum(of_host, room)
         return found
 
@@ -357,7 +351,7 @@ def best_bucket(context: Context, r: Reducing) -> int | None:
     Of those that differ by less than `INFO_SHARE` of the step the smallest, which takes the least
     memory.
     """
-    times = {n: float(r.with_bucket(n, True).length.max()) for n in r.sizes}
+    times = {n: float(r.with_bucket(n).length.max()) for n in r.sizes}
     least = min(times.values(), default=0.0) + INFO_SHARE * context.step_ns
     return min((n for n, t in times.items() if t <= least), default=None)
 
