@@ -176,6 +176,14 @@ def test_the_plain_run_has_its_reduction_only(tmp_path: Path) -> None:
     found = found_in(context_of(Run(), tmp_path))
     assert {k: f.cost_ms_per_step for k, f in found.items()} == {"exposed_gradient_reduction": 8.0}
     assert found["exposed_gradient_reduction"].severity == "high"
+    assert found["exposed_gradient_reduction"].remedy.startswith("overlap it")
+
+
+def test_what_is_overlapped_is_not_told_to_be() -> None:
+    """DDP's buckets run beside its backward pass; what the last one shows is still exposed."""
+    a = tracelens.analyze(Path(__file__).parent.parent / "sample_traces" / "ddp")
+    (found,) = [f for f in a.finding_rows if f.id == "exposed_gradient_reduction"]
+    assert found.remedy.startswith("it is overlapped already")
 
 
 # --------------------------------------------------------------------------------- host: loader

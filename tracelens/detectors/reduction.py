@@ -95,9 +95,14 @@ def _nothing_hidden(context: Context, seen: Seen) -> bool:
     if context.waits is None:
         return False
     idle = context.recorded_idle(Cause.LAUNCH).max()
-    hidden = context.transfer(seen.masks) - context.exposed_transfer(seen.masks)
     ahead = idle < BROKEN_IDLE_SHARE * context.step_ns
-    return bool(ahead and hidden.sum() < BROKEN_OVERLAP * context.transfer(seen.masks).sum())
+    return bool(ahead and _hidden_share(context, seen) < BROKEN_OVERLAP)
+
+
+def _hidden_share(context: Context, seen: Seen) -> float:
+    """The part of the reductions' transfer that runs beside compute, over all ranks."""
+    whole = float(context.transfer(seen.masks).sum())
+    return 1 - float(context.exposed_transfer(seen.masks).sum()) / whole if whole > 0 else 1.0
 
 
 def _overlap_broken(context: Context, seen: Seen) -> Charge:
@@ -132,8 +137,14 @@ def _exposed(context: Context, seen: Seen) -> Charge:
         np.minimum(seen.exposed, sure_of(context, "reduction")),
         ranks=tuple(v.rank for v in context.views),
         evidence=seen.evidence,
-        remedy="overlap it with the backward pass (ZeRO-1 or 2 with overlap_comm, DDP, ZeRO-3 "
-        "with overlap_comm), or give the pass more compute per gradient (micro-batch)",
+        remedy=(
+            "it is overlapped already: what is left is longer than the compute beside it, or the "
+            "last bucket's, behind which no backward pass is left; more compute per gradient "
+            "(micro-batch, accumulation) or a faster link makes it less"
+            if _hidden_share(context, seen) >= BROKEN_OVERLAP
+            else "overlap it with the backward pass (ZeRO-1 or 2 with overlap_comm, DDP, ZeRO-3 "
+            "with overlap_comm), or give the pass more compute per gradient (micro-batch)"
+        ),
         proof=seen.proof,
     )
 
