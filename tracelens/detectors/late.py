@@ -12,12 +12,9 @@ from tracelens.detectors.stages import has_stages
 from tracelens.findings import Proof
 from tracelens.host import Cause
 from tracelens.lengths import Stretch, stretch
-from tracelens.thresholds import INFO_SHARE, SLICED_SHARE, STALL_NS, STALLS
+from tracelens.thresholds import COMPARED_RANKS, INFO_SHARE, SLICED_SHARE, STALL_NS, STALLS
 from tracelens.trace import Bools, Int64s
 from tracelens.units import format_ns
-
-#: Ranks that one is compared with: enough for a median where a run has hundreds.
-_ENOUGH = 16
 
 
 def is_shared(views: Sequence[RankView]) -> bool:
@@ -111,7 +108,7 @@ def _interrupted(context: Context, view: RankView) -> Stretch | None:
         v.host.kernel_lengths
         for v in context.views
         if not len(v.host.late.row) and v.facts.products == view.facts.products
-    ][:_ENOUGH]
+    ][:COMPARED_RANKS]
     found = stretch(mine, others) if others and not has_stages(context) else None
     if found is not None or np.ptp(work) > 0:
         return found

@@ -199,6 +199,9 @@ BESIDE_COMM_SHARE: Final = 0.4
 """A kernel that is up to 1.4 times as long may just have had a collective beside it: kernels ran
 1.13 to 1.35 times as long there on recorded runs (`CONTENTION`)."""
 
+COMPARED_RANKS: Final = 16
+"""Ranks whose kernels one is compared with: enough for a median where a run has hundreds."""
+
 SLICED_SHARE: Final = 1 / 3
 """Share of late starts that only another process explains from which it is one.
 
