@@ -29,14 +29,19 @@ def nelems_of(dims: object) -> int:
     return found
 
 
+def dims_of(trace: Trace, rows: Int64s) -> Int64s:
+    """Recorded sizes of some rows of `Slices`: their string index, int64 (n,), -1 unknown."""
+    shapes = trace.shapes
+    if not len(shapes):
+        return np.full(len(rows), -1, np.int64)
+    at = np.minimum(np.searchsorted(shapes.row, rows), len(shapes) - 1)
+    return np.where(shapes.row[at] == rows, shapes.dims[at], -1).astype(np.int64)
+
+
 def first_nelems(trace: Trace, rows: Int64s) -> Int64s:
     """Elements of the first operand of some rows of `Slices`: int64 (n,), -1 unknown."""
-    shapes = trace.shapes
     nelems = np.full(len(rows), -1, np.int64)
-    if not len(shapes):
-        return nelems
-    at = np.minimum(np.searchsorted(shapes.row, rows), len(shapes) - 1)
-    dims = np.where(shapes.row[at] == rows, shapes.dims[at], -1)
+    dims = dims_of(trace, rows)
     for code in np.unique(dims[dims >= 0]).tolist():
         for first in trace.listed(code)[:1]:
             nelems[dims == code] = nelems_of(first)

@@ -13,6 +13,7 @@ from tracelens.classify import Op
 from tracelens.errors import CannotPredict, InputError
 from tracelens.infer.roles import Roles, find_roles
 from tracelens.intervals import clip_lengths, union
+from tracelens.operands import dims_of
 from tracelens.pipeline import Kept, Paths, open_rank, read_run
 from tracelens.reading import Progress
 from tracelens.replay.build import Host, Window, build
@@ -259,15 +260,10 @@ def _rank(
 
 def _kernels(seen: RankEvents, own: Int64s) -> Kernels:
     """What each row of a program is, by its row of `GpuWork` (-1 none)."""
-    s, shapes, work = seen.trace.slices, seen.trace.shapes, seen.work
+    s, work = seen.trace.slices, seen.work
     name = np.where(own >= 0, s.name[work.row[own]], -1).astype(np.int64)
-    if not len(shapes):
-        return Kernels(name, np.zeros(len(own), bool))
-    parent = work.parent[own]
-    at = np.minimum(np.searchsorted(shapes.row, parent), len(shapes) - 1)
-    sized = (own >= 0) & (shapes.row[at] == parent) & (shapes.dims[at] >= 0)
-    dims = np.where(sized, shapes.dims[at], -1)
-    return Kernels(name * (int(dims.max(initial=0)) + 2) + dims, sized)
+    dims = np.where(own >= 0, dims_of(seen.trace, work.parent[own]), -1)
+    return Kernels(name * (int(dims.max(initial=0)) + 2) + dims, dims >= 0)
 
 
 def _decontended(m: RankModel, slowdown: Slowdown, times: tuple[Int64s, Int64s]) -> RankModel:
