@@ -204,8 +204,9 @@ class Scattering:
         self._m, self._old, self._line, self._write = m, reduced, line, writer
         self._stream, self._world = stream, world
         p = m.program
-        self._late = usual(p, np.flatnonzero(np.isin(p.uid, m.reductions)))
-        self._copy_late = typical(p)
+        self._late = self._copy_late = typical(p)
+        if stream != m.compute_stream:  # beside kernels: one has to let go of the GPU first
+            self._late = usual(p, np.flatnonzero(np.isin(p.uid, m.reductions)))
 
     def write(self, setting: Setting) -> None:
         """The rows of all hooks with a setting."""
@@ -213,10 +214,6 @@ class Scattering:
         hook_at = positions(self._m.program, self._m.host.uid)
         g = self._m.host.gradients
         was = _flushed(old)
-        if (
-            not setting.overlap
-        ):  # behind the kernels, not beside them: none has to let go of the GPU
-            self._late = self._copy_late
         for k, (first, stop) in enumerate(old.spans):
             made = fill(g.nelems[first:stop].tolist(), setting.bucket)
             due = {first + b.at: b for b in made}
