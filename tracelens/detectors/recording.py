@@ -15,7 +15,7 @@ import numpy as np
 from tracelens.detectors.context import Charge, Context, Floats, PerRank, Profiler, charge
 from tracelens.findings import Finding
 from tracelens.host import Cause
-from tracelens.thresholds import PROFILER_SHARE, TREND_P
+from tracelens.thresholds import PROFILER_SHARE, TOLD_SHARE, TREND_P
 from tracelens.thresholds.replay import FASTEST_HOST
 from tracelens.units import NS_PER_MS, format_ns
 from tracelens.welch import Trend, trend, welch
@@ -167,7 +167,11 @@ def profiler_overhead(context: Context) -> Iterator[Charge]:
             "(the run's manifest)",
             f"{format_ns(known.taken_ns)} of it is the host's, and left out of all costs; idle "
             f"time without it: {_kept_text(context)}",
-            *((f"the other {format_ns(rest)} is in no cost",) if rest > 0.01 * recorded else ()),
+            *(
+                (f"the other {format_ns(rest)} is in no cost",)
+                if rest > TOLD_SHARE * recorded
+                else ()
+            ),
         ),
         remedy="record fewer steps, without shapes, stacks and memory where they are not needed",
     )
@@ -203,7 +207,7 @@ def beside_recorded(plain: Sequence[Finding], recorded: Sequence[Finding]) -> tu
 
 def _told(plain: Finding, was: Finding) -> Finding:
     now, then = plain.cost_ms_per_step, was.cost_ms_per_step
-    if abs(now - then) < max(0.01 * then, 0.01):
+    if abs(now - then) < max(TOLD_SHARE * then, 0.01):
         return replace(plain, evidence=was.evidence)
     words = f"{_ms(then)} a step in the recorded steps, {_ms(now)} without the profiler"
     evidence = (*was.evidence[:1], words, *was.evidence[1:])

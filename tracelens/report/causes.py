@@ -16,7 +16,7 @@ from tracelens.analysis import counted_steps
 from tracelens.host import Cause
 from tracelens.replay.change import settings_of
 from tracelens.report.text import clean, duration, listing, percent, plural, ranges
-from tracelens.thresholds import HIGH_SHARE
+from tracelens.thresholds import HIGH_SHARE, TOLD_SHARE
 from tracelens.units import NS_PER_MS, format_ns
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def rest_sentence(analysis: Analysis) -> str:
     all_of = "this cause" if len(split_rows(analysis)[0]) == 1 else "all of these causes"
     text = f"Without {all_of} a step would take about {duration(rest)}"
     compute = _usual_compute(analysis)
-    where = " on the median rank" if abs(compute - s.compute) > 0.01 * s.compute else ""
+    where = " on the median rank" if abs(compute - s.compute) > TOLD_SHARE * s.compute else ""
     if compute < rest:
         text += (
             f": {duration(compute)} of compute{where} and {duration(rest - compute)} that no cause "

@@ -229,6 +229,9 @@ saying. Recorded runs lose less than 0.1 % so."""
 INFO_SHARE: Final = 0.005
 """Half a percent of the step: what costs less is information, and some of it is not said."""
 
+TOLD_SHARE: Final = 0.01
+"""Two values a percent apart are told as two, closer ones as one. Judged: percents are whole."""
+
 HIGH_SHARE: Final = 0.05
 """Severity is high from 5 % of the step on, more than recordings of one job mostly differ by
 (`NOISE_OF_RECORDINGS`), and the verdict names the largest such cause. Judged, as is the next."""

@@ -188,3 +188,7 @@ BEFORE_LAUNCH: Final = 0.6
 LARGE_NELEMS: Final = 1_000_000
 """Copies from this size on take as long as their bytes do, whatever a launch takes: 2 MB in 16 bits
 are no longer small beside what a launch takes the GPU. Judged."""
+
+MIN_GATHERS: Final = 3
+"""Gathers behind one optimizer step that tell what one takes: the first has what prepares all of
+them, and two more give a mean. Judged."""

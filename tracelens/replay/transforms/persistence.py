@@ -20,6 +20,7 @@ from tracelens.phases import Phase
 from tracelens.replay.model import Model, RankModel
 from tracelens.replay.program import ALL, Act, edit, host_ns, listed
 from tracelens.replay.transforms.bucket_plan import SHAPES, usual
+from tracelens.thresholds.replay import MIN_GATHERS
 from tracelens.trace import Bools, Int64s
 
 
@@ -93,10 +94,6 @@ def _rank(
             made.append((at + 1, row))
             uid, number = uid + 1, number + 1
     return replace(m, program=edit(p, keep, *listed(made)), nelems={**m.nelems, **sizes})
-
-
-#: Gathers behind one optimizer step that tell what one takes.
-MIN_GATHERS = 3
 
 
 def _gathers(m: RankModel, was: Counter[int]) -> Int64s:
