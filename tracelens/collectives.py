@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.classify import Op
 from tracelens.intervals import clip_lengths
@@ -18,7 +17,7 @@ from tracelens.overlap import compute_spans
 from tracelens.phases import Phase, Phases
 from tracelens.sizes import dtypes_of, from_bytes, from_spans
 from tracelens.steps import ACCUMULATE, EVALUATE, StepMap
-from tracelens.trace import Bools, Int8s, Int32s, Int64s, Kind, Trace, TraceInfo, _freeze
+from tracelens.trace import Bools, Floats, Int8s, Int32s, Int64s, Kind, Trace, TraceInfo, _freeze
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +293,7 @@ def summarize(
     waits : sequence of int64 (m,), optional
         Waiting of each row, ns; -1 where it is unknown.
     """
-    sums: dict[tuple[object, ...], NDArray[np.float64]] = {}
+    sums: dict[tuple[object, ...], Floats] = {}
     n_steps = 0
     for i, (table, whole) in enumerate(zip(tables, whole_steps, strict=True)):
         n_steps += int(whole.sum())
@@ -329,7 +328,7 @@ def _label(table: CommTable, key: list[int]) -> tuple[object, ...]:
     )
 
 
-def _summary(label: tuple[object, ...], row: NDArray[np.float64]) -> CollectiveSummary:
+def _summary(label: tuple[object, ...], row: Floats) -> CollectiveSummary:
     count, size, total, exposed, wait = (float(x) for x in row)
     named: dict[str, Any] = dict(zip(_LABELS, label, strict=True))
     known = not math.isnan(wait)

@@ -23,8 +23,7 @@ from tracelens.thresholds import (
     FIT_SIZES,
     FIT_SPAN,
 )
-
-Floats = NDArray[np.float64]
+from tracelens.trace import Floats
 
 #: Algorithm and protocol in the names of NCCL's kernels. Since 2.19 one kernel carries out all of
 #: them and its name has the one that it was compiled around (src/device/generate.py).

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from tracelens.classify import Op
 from tracelens.overlap import BREAKDOWN
 from tracelens.phases import Phase
-from tracelens.trace import GPU_WORK
+from tracelens.trace import GPU_WORK, Floats
 from tracelens.units import NS_PER_MS
 
 if TYPE_CHECKING:
     from tracelens.analysis import Analysis, RankAnalysis, RankEvents
     from tracelens.trace import Int8s, Int32s, Int64s
-
-Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 def steps_frame(analysis: Analysis) -> pd.DataFrame:

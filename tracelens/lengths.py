@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.classify import Op, is_compute
 from tracelens.links import GpuWork
 from tracelens.steps import StepMap
 from tracelens.thresholds import BESIDE_COMM_SHARE, EXTRA_WORK_SHARE, SLICE_NS
-from tracelens.trace import Bools, Int64s, Trace
+from tracelens.trace import Bools, Floats, Int64s, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +140,7 @@ def _as_many(columns: dict[str, slice], name: str, like: slice) -> bool:
     return bool(at.stop - at.start == like.stop - like.start)
 
 
-def _usual(
-    of: Sequence[tuple[KernelLengths, dict[str, slice]]], names: Sequence[str]
-) -> NDArray[np.float64]:
+def _usual(of: Sequence[tuple[KernelLengths, dict[str, slice]]], names: Sequence[str]) -> Floats:
     """How long some kernels usually are: medians over ranks of their medians."""
     rows = [np.concatenate([o.usual()[at[n]] for n in names]) for o, at in of]
     return np.asarray(np.median(np.stack(rows), axis=0))

@@ -20,14 +20,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.thresholds import BUCKET_HOST_NS, BUCKET_LAG_NS, CONTENTION
 from tracelens.thresholds.replay import GRADIENT_HOST_NS, MIN_SIZE_RATIO
-from tracelens.trace import Int64s, _freeze
+from tracelens.trace import Floats, Int64s, _freeze
 from tracelens.transfer import Line, fit_line
-
-Floats = NDArray[np.float64]
 
 
 class Flush(NamedTuple):
@@ -140,7 +137,7 @@ def fit_reductions(
     return Line(line.alpha_ns + alpha, line.beta_ns + beta, line.spread)
 
 
-def host_line(gradients: NDArray[np.float64], time_ns: NDArray[np.float64]) -> tuple[float, float]:
+def host_line(gradients: Floats, time_ns: Floats) -> tuple[float, float]:
     """Host time of reducing a bucket: (of a bucket, of each gradient in it), ns.
 
     Buckets of one size do not tell the two apart; then the bucket's own share is its prior, or what
@@ -155,7 +152,7 @@ def host_line(gradients: NDArray[np.float64], time_ns: NDArray[np.float64]) -> t
     return own, (mean - own) / count
 
 
-def affine(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+def affine(x: Floats, y: Floats) -> tuple[float, float]:
     """Least squares y = a + b x with a, b >= 0: host time adds up, so means must be kept.
 
     Examples

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.thresholds.replay import BESIDE_SHARE, MAX_LATENCIES, MAX_SLOWDOWN, MIN_SIZE_RATIO
-from tracelens.trace import Int64s
-
-Floats = NDArray[np.float64]
+from tracelens.trace import Floats, Int64s
 
 
 @dataclass(frozen=True, slots=True)

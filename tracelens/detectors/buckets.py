@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.detectors.context import Context, PerRank, RankView
 from tracelens.detectors.exposure import sure_of
@@ -24,10 +23,8 @@ from tracelens.thresholds import (
     PADDING_SHARE,
     PIECES,
 )
-from tracelens.trace import Int64s
+from tracelens.trace import Floats, Int64s
 from tracelens.transfer import Line
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

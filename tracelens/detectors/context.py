@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.collectives import CommTable
 from tracelens.detectors.link import Link
@@ -22,10 +21,9 @@ from tracelens.intervals import Spans, clip_lengths
 from tracelens.overlap import StepBreakdown
 from tracelens.steps import Steps
 from tracelens.thresholds import CRITICAL_SHARE, HIGH_SHARE, INFO_SHARE
-from tracelens.trace import Bools, Int64s
+from tracelens.trace import Bools, Floats, Int64s
 from tracelens.units import format_ns, ns_to_ms
 
-Floats = NDArray[np.float64]
 PerRank = Floats
 """A quantity of each rank: mean over its whole steps, ns."""
 

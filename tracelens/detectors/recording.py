@@ -12,11 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from tracelens.detectors.context import Charge, Context, Floats, PerRank, Profiler, charge
+from tracelens.detectors.context import Charge, Context, PerRank, Profiler, charge
 from tracelens.findings import Finding
 from tracelens.host import Cause
 from tracelens.thresholds import PROFILER_SHARE, TOLD_SHARE, TREND_P
 from tracelens.thresholds.replay import FASTEST_HOST
+from tracelens.trace import Floats
 from tracelens.units import NS_PER_MS, format_ns
 from tracelens.welch import Trend, trend, welch
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.classify import Op
 from tracelens.detectors import proof
@@ -13,8 +12,7 @@ from tracelens.detectors.context import Charge, Context, PerRank, charge, ranks_
 from tracelens.host import Cause
 from tracelens.matching import exposed_wait_of_rows
 from tracelens.thresholds import RECOMPUTE_COST_SHARE, UNEVEN_TOKENS
-
-Floats = NDArray[np.float64]
+from tracelens.trace import Floats
 
 
 def activation_recompute(context: Context) -> Iterator[Charge]:

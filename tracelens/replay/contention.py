@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.intervals import clip_lengths, union
 from tracelens.replay.program import Program
@@ -28,9 +27,7 @@ from tracelens.thresholds.replay import (
     PRIOR_ADMISSION,
     PRIOR_PRODUCT_SLOWDOWN,
 )
-from tracelens.trace import Bools, Int64s
-
-Floats = NDArray[np.float64]
+from tracelens.trace import Bools, Floats, Int64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +154,7 @@ def measure_admission(programs: Sequence[Program], times: Sequence[tuple[Int64s,
     A collective that becomes ready while such a kernel runs finds no free multiprocessor before the
     kernel's last blocks end: all that begin during such a kernel begin late in it.
     """
-    parts: list[NDArray[np.float64]] = []
+    parts: list[Floats] = []
     for p, (start, end) in zip(programs, times, strict=True):
         rows = np.flatnonzero(p.fills & (end - start >= LONG_KERNEL_NS))
         rows = rows[np.argsort(start[rows], kind="stable")]

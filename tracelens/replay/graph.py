@@ -10,12 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.replay.program import ALL, Act, Program
-from tracelens.trace import Int64s
-
-Floats = NDArray[np.float64]
+from tracelens.trace import Floats, Int64s
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.replay.coordinator import Fetched
 from tracelens.replay.gathering import Recorded
 from tracelens.replay.program import Program, host_ns
 from tracelens.thresholds.replay import BEHIND_LAUNCH_NS, FETCH_HOST_SHARES, FETCH_PRIOR_SPREAD
-from tracelens.trace import Bools, Int64s
-
-Floats = NDArray[np.float64]
+from tracelens.trace import Bools, Floats, Int64s
 
 
 @dataclass(frozen=True, slots=True)

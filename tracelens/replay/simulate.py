@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.errors import InvariantError
 from tracelens.intervals import clip_lengths
@@ -21,12 +20,10 @@ from tracelens.replay.graph import find_graph
 from tracelens.replay.passes import Pass, Rank
 from tracelens.replay.program import Act, Program
 from tracelens.thresholds.replay import PASSES, ROUNDS, SETTLED
-from tracelens.trace import Int64s
+from tracelens.trace import Floats, Int64s
 
 #: `Played.cause` of work that its launch delayed.
 HOST = -1
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

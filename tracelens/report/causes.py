@@ -22,7 +22,7 @@ from tracelens.units import NS_PER_MS, format_ns
 if TYPE_CHECKING:
     from tracelens.analysis import Analysis
     from tracelens.findings import Finding
-    from tracelens.frames import Floats
+    from tracelens.trace import Floats
 
 TITLE = "What slows the step"
 #: Over the findings that are information only.

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracelens.errors import CannotPredict
 from tracelens.gradients import Bucket, fill
@@ -15,7 +14,7 @@ from tracelens.reducing import host_line
 from tracelens.replay.model import RankModel
 from tracelens.replay.program import Act, Program
 from tracelens.thresholds.replay import HELD_NS, MIN_PLAIN_HOOKS, SMALL_SHARE
-from tracelens.trace import Bools, Int64s
+from tracelens.trace import Bools, Floats, Int64s
 
 SHAPES = "record operand sizes: record_shapes=True"
 
@@ -261,7 +260,7 @@ def with_host_time(plans: list[Plan], ranks: Sequence[RankModel]) -> list[Plan]:
     ]
 
 
-def _hook_times(plan: Plan, m: RankModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _hook_times(plan: Plan, m: RankModel) -> tuple[Floats, Floats]:
     """Gradients in each bucket that a hook reduced, and how much longer that hook took, ns.
 
     Longer than hooks without a reduction; where there are none, the time of the rows themselves. A
@@ -282,7 +281,7 @@ def _hook_times(plan: Plan, m: RankModel) -> tuple[NDArray[np.float64], NDArray[
     return np.array([plan.counts[h] for h in known.tolist()], float), more
 
 
-def _spent(plan: Plan, m: RankModel) -> NDArray[np.float64]:
+def _spent(plan: Plan, m: RankModel) -> Floats:
     """Host time of each hook that its reduction's own rows take, ns."""
     p = m.program
     spent = (p.gap_ns + p.cost_ns) * plan.old.rows
